@@ -1,0 +1,129 @@
+"""Model families, one a file, behind one protocol; `load` finds the right one.
+
+Everything above this folder talks to a `Base` and never asks which family it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hypersd import bundled
+from hypersd.diffusion.schedule import Schedule
+
+FAMILY_OF_PIPELINE = {"StableDiffusionPipeline": "sd15"}
+
+
+@dataclass(frozen=True)
+class Cond:
+    """A batch of conditionings. Indexing, moving and joining act on every tensor it holds."""
+
+    tokens: Float[Tensor, "b n d"]
+    pooled: Float[Tensor, "b p"] | None = None
+    sizes: Float[Tensor, "b 6"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: Any) -> Cond:
+        return self._map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device | str) -> Cond:
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, change: Any) -> Cond:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Cond(**{name: None if value is None else change(value) for name, value in values.items()})
+
+    @staticmethod
+    def cat(conds: Sequence[Cond]) -> Cond:
+        names = [field.name for field in fields(Cond)]
+        columns = {name: [getattr(cond, name) for cond in conds] for name in names}
+        return Cond(**{name: None if row[0] is None else torch.cat(row) for name, row in columns.items()})
+
+
+@runtime_checkable
+class Base(Protocol):
+    """A diffusion model that can be distilled: what the rest of the package knows of it."""
+
+    family: str
+    source: str
+    unet: nn.Module
+    schedule: Schedule
+    lora_targets: tuple[str, ...]
+    autocast: torch.dtype | None
+    """Dtype of autocast around the backbone, and only there; None is off."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]: ...
+
+    def encode(self, prompts: Sequence[str]) -> Cond: ...
+
+    def null(self, cond: Cond) -> Cond:
+        """What guidance subtracts, for each conditioning of a batch."""
+
+    def predict(
+        self, x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], cond: Cond
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """(x0, ε) at x_t, whatever the checkpoint predicts."""
+
+    def to_latents(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]: ...
+
+    def to_images(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Pictures in [0, 1], differentiable in the latents."""
+
+
+def load(where: str | Path = "emoji", device: str | torch.device | None = None, **settings: Any) -> Base:
+    """The base called `emoji` (bundled) or `toy`, or the one in a diffusers folder.
+
+    Raises ValueError for a folder that is none, OSError for one whose weights are missing or damaged.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if where == "toy":
+        return import_module("hypersd.bases.toy").Toy(device=device, **settings)
+    path = bundled.BASE if where == "emoji" else Path(where)
+    family = import_module(f"hypersd.bases.{_family(path, str(where))}")
+    return family.load(path, device=device, source=str(where), **settings)
+
+
+def _family(path: Path, name: str) -> str:
+    index = path / "model_index.json"
+    if not path.exists():
+        raise ValueError(f"no base called {name!r}: give 'emoji', 'toy' or the path of a diffusers folder")
+    if not index.is_file():
+        raise ValueError(f"{name} is not a diffusers folder (no model_index.json in it)")
+    pipeline = json.loads(index.read_text())["_class_name"]
+    if pipeline not in FAMILY_OF_PIPELINE:
+        known = ", ".join(FAMILY_OF_PIPELINE)
+        raise ValueError(f"{name} is a {pipeline}, which is not supported yet; supported: {known}")
+    return FAMILY_OF_PIPELINE[pipeline]
+
+
+@contextmanager
+def readable_weights(path: Path) -> Iterator[None]:
+    """Turns what safetensors and transformers raise on missing, damaged or pickled weights into one line."""
+    from safetensors import SafetensorError
+
+    if not list(path.glob("*.safetensors")):
+        if list(path.glob("*.bin")) or list(path.glob("*.ckpt")) or list(path.glob("*.pt")):
+            raise OSError(
+                f"{path} holds pickled weights, which can run any code when read; "
+                "save the model again with safe_serialization=True"
+            )
+        raise FileNotFoundError(f"no weights in {path}: expected *.safetensors; fetch the model again")
+    try:
+        yield
+    except (SafetensorError, RuntimeError, KeyError, json.JSONDecodeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise OSError(f"the weights in {path} are damaged ({first}); fetch the model again") from error

@@ -1,0 +1,156 @@
+"""Stable Diffusion 1.x, from a diffusers folder: CLIP text encoder, `UNet2DConditionModel`, `AutoencoderKL`.
+
+The bundled miniature is such a folder; nothing here knows its size.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hypersd.bases import Cond, readable_weights
+from hypersd.diffusion.schedule import Schedule, from_config
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+# The list LCM-LoRA was trained on (method.md 3.1): 278 modules in SD 1.5.
+LORA_TARGETS = (
+    "to_q to_k to_v to_out.0 proj_in proj_out ff.net.0.proj ff.net.2 "
+    "conv1 conv2 conv_shortcut downsamplers.0.conv upsamplers.0.conv time_emb_proj"
+).split()
+LONGEST_PROMPT = 2000  # characters; what is longer is a pasted file, not a prompt
+
+
+@dataclass
+class SD15:
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    schedule: Schedule
+    source: str
+    autocast: torch.dtype | None = None
+    """Dtype of autocast around the UNet, and only there: LoRA weights stay in float32."""
+
+    _empty: Tensor | None = field(default=None, repr=False)
+
+    family = "sd15"
+    lora_targets = tuple(LORA_TARGETS)
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels of the pictures that the base was trained on."""
+        return int(self.unet.config.sample_size * self._factor)
+
+    @property
+    def _factor(self) -> int:
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+        height, width = height or self.size, width or self.size
+        if height % self._factor or width % self._factor or min(height, width) < self._factor:
+            raise ValueError(f"height and width must be multiples of {self._factor}, not {height} x {width}")
+        return (self.unet.config.in_channels, height // self._factor, width // self._factor)
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        for prompt in prompts:
+            if len(prompt) > LONGEST_PROMPT:
+                raise ValueError(
+                    f"a prompt of {len(prompt):,} characters is too long: the text encoder reads "
+                    f"{self.tokenizer.model_max_length} tokens; keep it under {LONGEST_PROMPT:,} characters"
+                )
+        tokens = self.tokenizer(list(prompts), padding="max_length")["input_ids"]
+        longest = self.tokenizer.model_max_length
+        if cut := sum(len(ids) > longest for ids in tokens):
+            warnings.warn(f"{cut} of {len(tokens)} prompts are cut after {longest} tokens", stacklevel=2)
+            tokens = [[*ids[: longest - 1], ids[-1]] if len(ids) > longest else ids for ids in tokens]
+        ids = torch.tensor(tokens, device=self.device)
+        return Cond(self.text_encoder(ids)[0].float())
+
+    def null(self, cond: Cond) -> Cond:
+        if self._empty is None:
+            self._empty = self.encode([""]).tokens
+        return Cond(self._empty.to(cond.tokens).expand(len(cond), -1, -1))
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        dtype = self.unet.dtype
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            output = self.unet(x_t.to(dtype), t, cond.tokens.to(dtype), return_dict=False)[0]
+        return self.schedule.split(output, x_t, t)
+
+    @torch.no_grad()
+    def to_latents(self, images: Tensor) -> Tensor:
+        config = self.vae.config
+        latents = self.vae.encode(images.to(self.vae.dtype) * 2 - 1).latent_dist.mode()
+        return ((latents - (config.shift_factor or 0.0)) * config.scaling_factor).float()
+
+    def to_images(self, latents: Tensor) -> Tensor:
+        config = self.vae.config
+        latents = latents / config.scaling_factor + (config.shift_factor or 0.0)
+        return (self.vae.decode(latents.to(self.vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """A stock diffusers pipeline on these very networks, its DDIM scheduler trailing."""
+        from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+        scheduler = DDIMScheduler(**ddim_config(self.schedule.prediction))
+        return StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+
+def ddim_config(prediction: str = "epsilon") -> dict:
+    """SD's own scheduler config, trailing: diffusers' DDIM defaults have another β, clip, and end at ᾱ = 1."""
+    return {
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+        "timestep_spacing": "trailing",
+        "prediction_type": prediction,
+    }
+
+
+def load(path: Path, device: torch.device, source: str, dtype: torch.dtype = torch.float32) -> SD15:
+    """Every part of a diffusers folder, frozen and in evaluation mode, in `dtype` on `device`."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    def part(kind, folder: str):
+        with readable_weights(path / folder):
+            net = kind.from_pretrained(path / folder, use_safetensors=True, torch_dtype=dtype)
+        return net.requires_grad_(False).eval().to(device)
+
+    config = json.loads((path / "scheduler" / "scheduler_config.json").read_text())
+    return SD15(
+        unet=part(UNet2DConditionModel, "unet"),
+        vae=part(AutoencoderKL, "vae"),
+        text_encoder=part(CLIPTextModel, "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(path / "tokenizer"),
+        schedule=from_config(config).to(device),
+        source=source,
+    )

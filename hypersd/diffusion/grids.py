@@ -1,0 +1,37 @@
+"""Which timesteps a solver or a sampler visits, as plain integers."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+MAX_STEPS = 8
+TCD_STRIDE_POINTS = 50  # diffusers' `original_inference_steps` for TCD and LCM
+
+
+def solver_grid(points: int, total: int = 1000) -> list[int]:
+    """t(n) = (n+1)·T/N − 1 for n = 0 .. N−1, ascending: the teacher's solver grid (method.md 6.2)."""
+    if points < 1 or total % points:
+        raise ValueError(f"a solver grid of {points} points does not divide {total} timesteps; use 40 or 200")
+    stride = total // points
+    return [(n + 1) * stride - 1 for n in range(points)]
+
+
+def trailing(steps: int, total: int = 1000) -> list[int]:
+    """`steps` timesteps from T−1 downwards, evenly spaced: diffusers' `timestep_spacing="trailing"`.
+
+    Rounds half to even on exact fractions, as numpy rounds in diffusers: 999 666 332 for 3 steps.
+    """
+    check_steps(steps, total)
+    return [round(Fraction(total * (steps - i), steps)) - 1 for i in range(steps)]
+
+
+def strided(steps: int, total: int = 1000, points: int = TCD_STRIDE_POINTS) -> list[int]:
+    """The timesteps of diffusers' TCD and LCM schedulers: `steps` of a grid of 50, 999 759 499 259 for 4."""
+    check_steps(steps, points)
+    grid = solver_grid(points, total)[::-1]
+    return [grid[points * i // steps] for i in range(steps)]
+
+
+def check_steps(steps: int, most: int) -> None:
+    if not 1 <= steps <= most:
+        raise ValueError(f"steps must be from 1 to {most}, not {steps}")

@@ -1,0 +1,71 @@
+"""Samplers, one a file: the file's name is the sampler's name everywhere.
+
+A sampler is a frozen dataclass whose fields are the settings a person can move. It has
+
+    grid(steps) -> timesteps, descending
+    (predict, schedule, noise, grid, generators, callback) -> x0
+
+and never looks at the network: `predict(x_t, t) -> (x0, eps)` has conditioning and guidance bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hypersd.diffusion.schedule import Schedule
+from hypersd.diffusion.solver import Predict
+
+Callback = Callable[[int, int, Tensor], None]
+"""(step, timestep, x0 predicted at it) -> None, called after every step."""
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+class Sampler(Protocol):
+    def grid(self, steps: int, total: int = 1000) -> list[int]: ...
+
+    def __call__(
+        self,
+        predict: Predict,
+        schedule: Schedule,
+        noise: Tensor,
+        grid: Sequence[int],
+        generators: Generators = None,
+        callback: Callback | None = None,
+    ) -> Tensor: ...
+
+
+def names() -> list[str]:
+    return sorted(module.name for module in iter_modules(__path__))
+
+
+def load(name: str, **settings: Any) -> Sampler:
+    """The sampler called `name`, with the settings it has (others raise, naming those it has)."""
+    if name not in names():
+        raise ValueError(f"unknown sampler {name!r}; use one of {', '.join(names())}")
+    sampler = import_module(f"{__name__}.{name}").Sampler
+    known = {field.name for field in fields(sampler)}
+    if unknown := settings.keys() - known:
+        has = f"it has {', '.join(sorted(known))}" if known else "it has no settings"
+        raise ValueError(f"sampler {name!r} has no setting {sorted(unknown)[0]!r}; {has}")
+    return sampler(**settings)
+
+
+def noise_like(x: Tensor, generators: Generators) -> Tensor:
+    """Standard normal noise of x's shape; with one generator per sample, a sample's noise ignores its batch."""
+    if generators is None or isinstance(generators, torch.Generator):
+        return _randn(x.shape, generators, x)
+    if len(generators) != len(x):
+        raise ValueError(f"{len(generators)} generators for a batch of {len(x)}; give one for each sample")
+    return torch.cat([_randn((1, *x.shape[1:]), generator, x) for generator in generators])
+
+
+def _randn(shape: Sequence[int], generator: torch.Generator | None, like: Tensor) -> Tensor:
+    device = generator.device if generator is not None else like.device
+    return torch.randn(tuple(shape), generator=generator, device=device, dtype=like.dtype).to(like.device)

@@ -1,0 +1,58 @@
+"""Strategic stochastic sampling of TCD (Zheng et al. 2024, arXiv 2402.19159, Algorithm 4).
+
+Each step jumps past its destination, to ⌊(1 − η)·s⌋, and returns to s by adding noise. η = 0 is DDIM
+on this grid; η = 1 jumps to the clean end each time, like a multistep consistency model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor
+
+from hypersd.diffusion.grids import strided
+from hypersd.diffusion.samplers import Callback, Generators, noise_like
+from hypersd.diffusion.schedule import Schedule
+from hypersd.diffusion.solver import Predict, full, jump
+
+
+@dataclass(frozen=True)
+class Sampler:
+    eta: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must be from 0 to 1, not {self.eta}")
+
+    def grid(self, steps: int, total: int = 1000) -> list[int]:
+        return strided(steps, total)
+
+    def __call__(
+        self,
+        predict: Predict,
+        schedule: Schedule,
+        noise: Tensor,
+        grid: Sequence[int],
+        generators: Generators = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        x = noise
+        for step, (t, s) in enumerate(pairwise([*grid, -1])):
+            x0, eps = predict(x, full(t, x))
+            below = full(int((1 - self.eta) * max(s, 0)), x)
+            x = jump(schedule, x0, eps, below)
+            if s >= 0 and self.eta > 0:
+                x = renoise(schedule, x, below, full(s, x), noise_like(x, generators))
+            if callback:
+                callback(step, t, x0)
+        return x
+
+
+def renoise(schedule: Schedule, x: Tensor, t: Tensor, to: Tensor, eps: Tensor) -> Tensor:
+    """From timestep t up to a noisier one: x_to ~ N(a x_t, (1 − a²) I) with a = α_to / α_t."""
+    alpha_t, _ = schedule.at(t, x.ndim)
+    alpha_to, _ = schedule.at(to, x.ndim)
+    ratio = alpha_to / alpha_t
+    return ratio * x + (1 - ratio**2).clamp(min=0).sqrt() * eps

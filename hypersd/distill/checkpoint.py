@@ -1,0 +1,83 @@
+"""A run's state in one file, which appears by one rename: killed at any moment, a run has a whole checkpoint.
+
+Roles, target and optimiser as tensors; stage, iteration and recipe in the header. There is no random
+state to keep (`randomness.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from hypersd.atomic import write_bytes
+from hypersd.lora.roles import Roles
+
+NAME = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: the next iteration to compute, and of which stage."""
+
+    stage: int = 0
+    iteration: int = 0
+
+
+def write(
+    out: Path,
+    progress: Progress,
+    recipe: dict[str, Any],
+    roles: Roles,
+    kept: Sequence[str],
+    optimiser: torch.optim.Optimizer,
+) -> Path:
+    tensors = {f"{role}/{name}": tensor for role in kept for name, tensor in roles.state(role).items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser/{index}/{key}": value for key, value in state.items()}
+    header = {"stage": progress.stage, "iteration": progress.iteration, "recipe": recipe}
+    path = out / NAME
+    write_bytes(path, save({k: v.cpu() for k, v in tensors.items()}, {"run": json.dumps(header)}))
+    return path
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    progress: Progress
+    recipe: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def role(self, role: str) -> dict[str, Tensor]:
+        return self._below(f"{role}/")
+
+    def restore(self, optimiser: torch.optim.Optimizer) -> None:
+        """Puts the optimiser's moments back; one that has not stepped yet has none."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in self._below("optimiser/").items():
+            index, key = name.split("/")
+            state.setdefault(int(index), {})[key] = tensor
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+    def _below(self, prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+
+def read(out: Path) -> Checkpoint | None:
+    """The run's checkpoint, or None if it has none yet. Raises OSError if it is damaged."""
+    path = out / NAME
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads(file.metadata()["run"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise OSError(f"{path} is damaged ({error}); start again in another folder with --out") from error
+    return Checkpoint(Progress(header["stage"], header["iteration"]), header["recipe"], tensors)

@@ -1,0 +1,152 @@
+"""Where clean latents and their conditioning come from. `kind` in a recipe names the class.
+
+    prompts   no pictures needed: the base itself draws a pool of latents from prompts, once
+    latents   a file of encoded pictures with captions (the bundled dataset's, or one's own)
+    gaussian  the toy's
+
+Which sample is drawn depends on that sample's own generator only (`randomness.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from hypersd import bundled
+from hypersd.atomic import write_bytes
+from hypersd.bases import Base, Cond
+from hypersd.distill.randomness import Generators, normal, uniform
+from hypersd.draw.pipeline import Drawer, Settings
+from hypersd.recipe import Strict, check
+
+LATENTS_HINT = (
+    "build it with `python -m emoji.make`, or train from prompts alone with `data={kind: prompts}`"
+)
+
+
+class Data(Protocol):
+    """Samples, each chosen by its own generator."""
+
+    def draw(self, rngs: Generators) -> tuple[Float[Tensor, "b c h w"], Cond]: ...
+
+
+class Captioned:
+    """Latents with one or more captions each, kept in memory; text is encoded as it is drawn."""
+
+    def __init__(self, base: Base, latents: Tensor, captions: list[list[str]], weight: Tensor) -> None:
+        self.base, self.latents, self.captions = base, latents, captions
+        self.heap = (weight.double() / weight.double().sum()).cumsum(0)
+
+    def draw(self, rngs: Generators) -> tuple[Tensor, Cond]:
+        u_picture, u_text = uniform(rngs, 2)
+        chosen = torch.searchsorted(self.heap, u_picture).clamp(max=len(self.latents) - 1)
+        lists = [self.captions[picture] for picture in chosen.tolist()]
+        texts = [texts[int(u * len(texts))] for texts, u in zip(lists, u_text.tolist(), strict=True)]
+        return self.latents[chosen].float().to(self.base.device), self.base.encode(texts)
+
+
+class LatentsSettings(Strict):
+    path: Path
+
+
+def latents(base: Base, settings: LatentsSettings, cache: Path) -> Data:
+    """A safetensors file: `latents` (n c h w), `weight` (n), and the captions in its header, JSON."""
+    if not settings.path.is_file():
+        raise ValueError(f"no latents at {settings.path}: {LATENTS_HINT}")
+    return Captioned(base, *_read(settings.path))
+
+
+class PromptsSettings(Strict):
+    prompts: Path | None = None
+    """A text file, one prompt a line; None is the bundled list."""
+    pool: int = Field(2048, ge=1)
+    """How many latents the base draws."""
+    steps: int = Field(25, ge=1)
+    guidance: float = 5.0
+    seed: int = 0
+    batch: int = 64
+
+
+def prompts(base: Base, settings: PromptsSettings, cache: Path) -> Data:
+    """The base's own many-step latents; drawn once, then kept in `cache` under a fingerprint."""
+    path = settings.prompts or bundled.PROMPTS
+    if not path.is_file():
+        raise ValueError(f"no prompts at {path}")
+    texts = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    if not texts:
+        raise ValueError(f"{path} holds no prompts; put one on each line")
+    key = [base.source, base.latent_shape(), settings.model_dump(mode="json"), texts]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+    file = cache / f"pool-{name}.safetensors"
+    if not file.is_file():
+        _write(file, _pool(base, texts, settings), [[texts[i % len(texts)]] for i in range(settings.pool)])
+    return Captioned(base, *_read(file))
+
+
+def _pool(base: Base, texts: list[str], settings: PromptsSettings) -> Tensor:
+    how = Settings(steps=settings.steps, guidance_scale=settings.guidance)
+    drawer, drawn = Drawer(base), []
+    for first in range(0, settings.pool, settings.batch):
+        indices = range(first, min(first + settings.batch, settings.pool))
+        chosen = [texts[i % len(texts)] for i in indices]
+        drawn.append(drawer.latents(chosen, [settings.seed + i for i in indices], how).half().cpu())
+    return torch.cat(drawn)
+
+
+class GaussianSettings(Strict):
+    std: float = Field(0.5, gt=0)
+
+
+class GaussianData:
+    """N(0, std²) latents for the toy."""
+
+    def __init__(self, base: Base, settings: GaussianSettings) -> None:
+        self.base, self.std = base, settings.std
+
+    def draw(self, rngs: Generators) -> tuple[Tensor, Cond]:
+        x0 = self.std * normal(rngs, self.base.latent_shape())
+        return x0.to(self.base.device), self.base.encode([""] * len(rngs))
+
+
+def gaussian(base: Base, settings: GaussianSettings, cache: Path) -> Data:
+    return GaussianData(base, settings)
+
+
+KINDS = {"latents": (latents, LatentsSettings), "prompts": (prompts, PromptsSettings)}
+KINDS |= {"gaussian": (gaussian, GaussianSettings)}
+
+
+def load(base: Base, settings: dict[str, Any], cache: Path) -> Data:
+    """The data of a recipe. Raises ValueError in one line."""
+    kind = settings.get("kind", "prompts")
+    if kind not in KINDS:
+        raise ValueError(f"unknown data kind {kind!r}: use one of {', '.join(KINDS)}")
+    make, model = KINDS[kind]
+    rest = {key: value for key, value in settings.items() if key != "kind"}
+    return make(base, check(model, rest, "data"), cache)
+
+
+def _write(path: Path, tensor: Tensor, captions: list[list[str]]) -> None:
+    tensors = {"latents": tensor, "weight": torch.ones(len(tensor))}
+    write_bytes(path, save(tensors, {"captions": json.dumps(captions)}))
+
+
+def _read(path: Path) -> tuple[Tensor, list[list[str]], Tensor]:
+    try:
+        with safe_open(path, "pt") as file:
+            captions = json.loads((file.metadata() or {}).get("captions", "[]"))
+            tensors = file.get_tensor("latents"), file.get_tensor("weight")
+    except SafetensorError as error:
+        raise OSError(f"{path} is damaged ({error}); delete it and build it again") from error
+    if len(captions) != len(tensors[0]):
+        raise ValueError(f"{path} has {len(tensors[0])} latents but {len(captions)} lists of captions in its header")
+    return tensors[0], captions, tensors[1]

@@ -1,0 +1,43 @@
+"""From a recipe's words to the parts they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from hypersd import bases
+from hypersd.bases import Base
+from hypersd.diffusion import samplers
+from hypersd.distill import data as sources
+from hypersd.distill import losses as terms
+from hypersd.distill.data import Data
+from hypersd.distill.losses import Loss
+from hypersd.recipe import Draw, Recipe
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16}
+
+
+def base(recipe: Recipe, device: torch.device) -> Base:
+    found = bases.load(recipe.base, device, **recipe.base_settings)
+    found.autocast = DTYPES[recipe.precision]
+    return found
+
+
+def lora_targets(found: Base) -> tuple[str, ...]:
+    return tuple(found.lora_targets)
+
+
+def data(recipe: Recipe, found: Base, cache: Path) -> Data:
+    return sources.load(found, recipe.data, cache)
+
+
+def losses(recipe: Recipe) -> list[Loss]:
+    return [terms.load(name, settings) for name, settings in recipe.losses.items()]
+
+
+def visited(draw: Draw) -> list[list[int]]:
+    """The timesteps that each sampler of the recipe visits, for each of its step counts."""
+    if draw.visited_share == 0:
+        return []
+    return [samplers.load(name).grid(steps) for name in draw.samplers for steps in draw.steps]

@@ -1,0 +1,121 @@
+"""One step of trajectory segmented consistency distillation (Hyper-SD §3.1, Eq. 12, Algorithm 1).
+
+    t, s, end     two grid points and an end, all in one segment
+    x_t           α_t x0 + σ_t ε
+    x_s           one guided teacher step t → s                         (Eq. 1)
+    x_end         the student's jump  t → end
+    target        the target network's jump  s → end, without gradient
+    loss          distance(x_end, target)                               (Eq. 12, distill/losses)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hypersd.bases import Base, Cond
+from hypersd.diffusion.segments import Segments
+from hypersd.diffusion.solver import jump, ode_step
+from hypersd.distill.randomness import Generators, normal, uniform
+from hypersd.draw.pipeline import bind
+from hypersd.lora.roles import Roles
+from hypersd.recipe import Draw
+
+Latents = Float[Tensor, "b c h w"]
+Timesteps = Int[Tensor, " b"]
+
+STUDENT, TARGET, PREVIOUS = "student", "target", "previous"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples with everything random about them already drawn."""
+
+    x0: Latents
+    eps: Latents
+    x_t: Latents
+    t: Timesteps
+    s: Timesteps
+    end: Timesteps
+    cond: Cond
+    guidance: Float[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one TSCD step of a batch computes; only `x_end` carries gradient."""
+
+    x_s: Latents
+    x_end: Latents
+    target: Latents
+
+
+@dataclass
+class Nets:
+    """The networks of a step: one backbone in its roles. Computes a batch's step when first asked for it."""
+
+    base: Base
+    roles: Roles
+    target: str = STUDENT
+    """The role that makes the target: a moving average, or the student itself without gradient."""
+    previous: str | None = None
+    """The role whose ODE is followed instead of the guided base's: the student of the previous stage."""
+    _latest: tuple[Batch, Step] | None = field(default=None, repr=False)
+
+    def step(self, batch: Batch) -> Step:
+        if self._latest is None or self._latest[0] is not batch:
+            self._latest = batch, tscd(batch, self)
+        return self._latest[1]
+
+    def jump(self, role: str, x_t: Latents, t: Timesteps, end: Timesteps, cond: Cond) -> Latents:
+        """f_role's jump t → end."""
+        with self.roles.play(role):
+            x0, eps = self.base.predict(x_t, t, cond)
+        return jump(self.base.schedule, x0, eps, end)
+
+    @torch.no_grad()
+    def teacher_step(self, batch: Batch) -> Latents:
+        """x̂_s of Eq. 1: one DDIM step of the guided base, or of the previous stage (guidance is in it)."""
+        if self.previous:
+            return self.jump(self.previous, batch.x_t, batch.t, batch.s, batch.cond)
+        with self.roles.play():
+            null = self.base.null(batch.cond)
+            predict = bind(self.base, batch.cond, null, batch.guidance)
+            return ode_step(self.base.schedule, predict, batch.x_t, batch.t, batch.s)
+
+
+def tscd(batch: Batch, nets: Nets) -> Step:
+    """Eq. 12. Where s is already the end (a segment's first point) the target is the teacher's step itself."""
+    with torch.no_grad():
+        x_s = nets.teacher_step(batch)
+        jumped = nets.jump(nets.target, x_s, batch.s.clamp(min=0), batch.end, batch.cond)
+        arrived = (batch.s == batch.end).view(-1, *[1] * (x_s.ndim - 1))
+        target = torch.where(arrived, x_s, jumped)
+    x_end = nets.jump(STUDENT, batch.x_t, batch.t, batch.end, batch.cond)
+    return Step(x_s, x_end, target)
+
+
+def draw_batch(
+    base: Base,
+    x0: Latents,
+    cond: Cond,
+    rngs: Generators,
+    segments: Segments,
+    draw: Draw,
+    visited: list[list[int]],
+    guidance: tuple[float, float],
+) -> Batch:
+    """Timesteps, noise and guidance for clean latents, from one generator a sample."""
+    u_t, u_list, u_end, u_noise, u_guidance = uniform(rngs, 5)
+    t = segments.draw_t(u_t, u_list, visited, draw.visited_share)
+    end = segments.end(t, u_end, draw.end, draw.start_share)
+    eps = normal(rngs, x0.shape[1:]).to(base.device)
+    low, high = guidance
+    pure = (t == base.schedule.total - 1) & (u_noise < draw.pure_noise)
+    s, t, end, pure = (tensor.to(base.device) for tensor in (segments.previous(t), t, end, pure))
+    x_t = torch.where(pure.view(-1, 1, 1, 1), eps, base.schedule.add_noise(x0, eps, t))
+    scale = (low + (high - low) * u_guidance).float().to(base.device)
+    return Batch(x0, eps, x_t, t, s, end, cond, scale)

@@ -1,0 +1,275 @@
+"""The loop: stages of k = 8, 4, 2, 1 segments, each resuming the last (Hyper-SD Algorithm 1).
+
+A run is a folder: `checkpoint.safetensors` (whole at any moment), `recipe.json`, `log.jsonl`, one LoRA
+a stage, `lora.safetensors` at the end, and strips of samples on the way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hypersd.atomic import write_bytes, write_json
+from hypersd.bases import Base
+from hypersd.diffusion.segments import Segments
+from hypersd.distill import checkpoint, resolve
+from hypersd.distill.checkpoint import Progress
+from hypersd.distill.data import Data
+from hypersd.distill.losses import Loss
+from hypersd.distill.randomness import generators
+from hypersd.distill.samples import draw_strip
+from hypersd.distill.step import PREVIOUS, STUDENT, TARGET, Nets, draw_batch
+from hypersd.distill.watch import Silent, Watcher
+from hypersd.lora import files
+from hypersd.lora.roles import Roles
+from hypersd.recipe import Optimiser, Recipe
+
+LORA_NAME = "lora.safetensors"
+
+
+@dataclass
+class Run:
+    """Everything that lasts as long as the run."""
+
+    recipe: Recipe
+    out: Path
+    base: Base
+    roles: Roles
+    data: Data
+    watch: Watcher
+    accelerator: Any
+    kept: list[str]
+    """The roles that a checkpoint holds."""
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def share(self) -> range:
+        """This process's samples of the global batch."""
+        rank, world, batch = self.accelerator.process_index, self.accelerator.num_processes, self.recipe.batch
+        if batch % world:
+            raise ValueError(f"a batch of {batch} does not divide over {world} processes; set batch=")
+        return range(rank * batch // world, (rank + 1) * batch // world)
+
+
+@dataclass
+class StageParts:
+    """Everything that lasts as long as a stage."""
+
+    index: int
+    recipe: Recipe
+    segments: Segments
+    visited: list[list[int]]
+    losses: list[Loss]
+    nets: Nets
+    parameters: list[nn.Parameter]
+    optimiser: torch.optim.Optimizer
+    iterations: int
+
+
+def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None = None) -> Path:
+    """Runs the recipe into the folder `out`; returns the LoRA file.
+
+    Raises ValueError if `out` holds a run and `resume` is off, or a run of another recipe.
+    """
+    saved = _saved(recipe, out, resume)
+    run = _open(recipe, out, watch or Silent())
+    progress = saved.progress if saved else Progress()
+    for role in run.kept if saved else []:
+        run.roles.load(role, saved.role(role))  # type: ignore[union-attr]
+    _trim_log(out, progress)
+    for index in range(progress.stage, len(recipe.stages)):
+        first = progress.iteration if index == progress.stage else 0
+        stage = _begin(run, index, fresh=first == 0)
+        if saved and first:
+            saved.restore(stage.optimiser)
+        _run_stage(run, stage, first)
+    return _finish(run)
+
+
+def _saved(recipe: Recipe, out: Path, resume: bool) -> checkpoint.Checkpoint | None:
+    saved = checkpoint.read(out)
+    if saved is None:
+        return None
+    if not resume:
+        raise ValueError(f"{out} already holds a run; go on with --resume, or name another folder with --out")
+    now = recipe.model_dump(mode="json")
+    if different := sorted(key for key in now if now[key] != saved.recipe.get(key)):
+        raise ValueError(
+            f"{out} was started with another recipe ({different[0]!r} differs); "
+            "resume with the same one, or name another folder with --out"
+        )
+    return saved
+
+
+def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator()
+    base = resolve.base(recipe, accelerator.device)
+    roles = Roles(base.unet)
+    kept = [STUDENT]
+    if recipe.ema is not None:
+        kept.append(TARGET)
+    if any(recipe.at(i).teacher.follow == "previous" for i in range(len(recipe.stages))):
+        kept.append(PREVIOUS)
+    targets = recipe.lora.targets or resolve.lora_targets(base)
+    for role in kept:
+        roles.add(role, recipe.lora.rank, targets, recipe.lora.alpha, seed=recipe.seed)
+    if recipe.gradient_checkpointing:
+        base.unet.train().enable_gradient_checkpointing(roles.checkpoint)
+    data = resolve.data(recipe, base, out)
+    write_json(out / "recipe.json", recipe.model_dump(mode="json"))
+    return Run(recipe, out, base, roles, data, watch, accelerator, kept)
+
+
+def _begin(run: Run, index: int, fresh: bool) -> StageParts:
+    """A stage's parts. At its first iteration the target and the previous student copy the student."""
+    recipe, stage = run.recipe.at(index), run.recipe.stages[index]
+    if fresh:
+        for role in run.kept[1:]:
+            run.roles.follow(role, STUDENT, 0.0)
+    follows = recipe.teacher.follow == "previous" and index > 0
+    nets = Nets(
+        run.base,
+        run.roles,
+        target=STUDENT if recipe.ema is None else TARGET,
+        previous=PREVIOUS if follows else None,
+    )
+    parameters = list(run.roles.parameters(STUDENT).values())
+    settings = recipe.optimiser
+    return StageParts(
+        index,
+        recipe,
+        Segments(stage.segments, recipe.draw.points, run.base.schedule.total),
+        resolve.visited(recipe.draw),
+        resolve.losses(recipe),
+        nets,
+        parameters,
+        torch.optim.AdamW(parameters, settings.lr, settings.betas, weight_decay=settings.weight_decay),
+        stage.iterations,
+    )
+
+
+def _run_stage(run: Run, stage: StageParts, first: int) -> None:
+    every = stage.recipe
+    run.watch.stage(stage.index, run.recipe.stages[stage.index], first)
+    for iteration in range(first, stage.iterations):
+        lr = learning_rate(every.optimiser, iteration, stage.iterations)
+        loss = _iterate(run, stage, iteration, lr)
+        _record(run, stage, iteration, loss, lr)
+        done = iteration + 1
+        if done % every.sample_every == 0 and every.sample_prompts and run.accelerator.is_main_process:
+            run.watch.note(f"samples: {draw_strip(run.base, run.roles, every, run.out, stage.index, done)}")
+        if done % every.checkpoint_every == 0 and done < stage.iterations:
+            _save(run, Progress(stage.index, done), stage.optimiser)
+    name = f"stage{stage.index + 1}-{stage.segments.k}segments.safetensors"
+    _write_lora(run, run.out / name)
+    _save(run, Progress(stage.index + 1, 0), torch.optim.AdamW(stage.parameters))
+
+
+def _iterate(run: Run, stage: StageParts, iteration: int, lr: float) -> float:
+    """One update: every loss on every micro-batch, gradients averaged over processes; returns the loss."""
+    total = torch.zeros((), device=run.base.device)
+    for indices in _micro_batches(run.share, stage.recipe.micro_batch):
+        rngs = generators(run.recipe.seed, stage.index, iteration, indices)
+        x0, cond = run.data.draw(rngs)
+        batch = draw_batch(
+            run.base, x0, cond, rngs, stage.segments, stage.recipe.draw, stage.visited,
+            stage.recipe.teacher.guidance,
+        )  # fmt: skip
+        loss = torch.stack([loss.student(batch, stage.nets) for loss in stage.losses]).sum()
+        loss = loss * (len(indices) / len(run.share))
+        loss.backward()
+        total += loss.detach()
+    _average_gradients(run, stage.parameters)
+    loss_value = float(run.accelerator.reduce(total, "mean"))
+    if not math.isfinite(loss_value):
+        raise FloatingPointError(
+            f"the loss became {loss_value} in stage {stage.index + 1} at iteration {iteration}; "
+            f"lower optimiser.lr and go on from {run.out / checkpoint.NAME}"
+        )
+    torch.nn.utils.clip_grad_norm_(stage.parameters, stage.recipe.optimiser.max_norm)
+    for group in stage.optimiser.param_groups:
+        group["lr"] = lr
+    stage.optimiser.step()
+    stage.optimiser.zero_grad()
+    if stage.nets.target == TARGET:
+        run.roles.follow(TARGET, STUDENT, stage.recipe.ema or 0.0)
+    return loss_value
+
+
+def _micro_batches(share: range, size: int | None) -> Iterator[range]:
+    size = size or len(share)
+    return (share[first : first + size] for first in range(0, len(share), size))
+
+
+def _average_gradients(run: Run, parameters: list[nn.Parameter]) -> None:
+    if run.accelerator.num_processes == 1:
+        return
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+    mean = run.accelerator.reduce(flat, "mean")
+    pieces = mean.split([parameter.numel() for parameter in parameters])
+    for parameter, piece in zip(parameters, pieces, strict=True):
+        parameter.grad = piece.view_as(parameter).clone()
+
+
+def learning_rate(settings: Optimiser, iteration: int, total: int) -> float:
+    """Linear warm-up, then constant or a half cosine to 0: a function of the iteration, so nothing to save."""
+    warm = min(1.0, (iteration + 1) / settings.warmup) if settings.warmup else 1.0
+    if settings.decay == "constant":
+        return settings.lr * warm
+    left = 1 - max(0, iteration - settings.warmup) / max(1, total - settings.warmup)
+    return settings.lr * warm * 0.5 * (1 - math.cos(math.pi * left))
+
+
+def _record(run: Run, stage: StageParts, iteration: int, loss: float, lr: float) -> None:
+    run.watch.update(iteration + 1, loss, lr)
+    if run.accelerator.is_main_process:
+        seconds = round(time.monotonic() - run.started, 2)
+        line = {"stage": stage.index, "iteration": iteration, "loss": loss, "lr": lr, "seconds": seconds}
+        with open(run.out / "log.jsonl", "a") as log:
+            log.write(json.dumps(line) + "\n")
+
+
+def _trim_log(out: Path, progress: Progress) -> None:
+    """Drops what was logged after the checkpoint that the run goes on from."""
+    log = out / "log.jsonl"
+    if not log.is_file():
+        return
+    kept = []
+    for line in log.read_text().splitlines():
+        if not line.endswith("}"):
+            break  # the line that a killed run was writing
+        entry = json.loads(line)
+        if (entry["stage"], entry["iteration"]) < (progress.stage, progress.iteration):
+            kept.append(line + "\n")
+    write_bytes(log, "".join(kept).encode())
+
+
+def _save(run: Run, progress: Progress, optimiser: torch.optim.Optimizer) -> None:
+    if run.accelerator.is_main_process:
+        values = run.recipe.model_dump(mode="json")
+        checkpoint.write(run.out, progress, values, run.roles, run.kept, optimiser)
+
+
+def _write_lora(run: Run, path: Path) -> None:
+    if run.accelerator.is_main_process:
+        state, shape = run.roles.state(STUDENT), run.roles.shape(STUDENT)
+        values = run.recipe.model_dump(mode="json")
+        dtype = torch.float16 if run.recipe.lora.dtype == "fp16" else torch.float32
+        files.write(path, state, shape, files.fingerprint(run.base.unet), values, run.recipe.sampler, dtype)
+        run.watch.note(f"wrote {path}")
+
+
+def _finish(run: Run) -> Path:
+    path = run.out / LORA_NAME
+    _write_lora(run, path)
+    return path

@@ -1,0 +1,1 @@
+"""Drawing with a base and, on it, a few-step LoRA."""

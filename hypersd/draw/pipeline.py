@@ -1,0 +1,142 @@
+"""Text to image: a base, perhaps a LoRA on it, a sampler, and one seed a picture.
+
+A picture depends on its own prompt and seed alone, never on the batch that it was drawn in.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hypersd import bases
+from hypersd.bases import Base, Cond
+from hypersd.diffusion import samplers
+from hypersd.diffusion.grids import MAX_STEPS
+from hypersd.diffusion.solver import Predict, guide
+from hypersd.lora import files
+from hypersd.lora.roles import Roles
+
+LORA_ROLE = "lora"
+BASE_GUIDANCE = 5.0
+"""What a base without a few-step LoRA is drawn with, unless told otherwise."""
+MOST_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to draw. `guidance_scale` is the ordinary convention: 1 is the conditional prediction only."""
+
+    steps: int = 4
+    sampler: str = "ddim"
+    sampler_settings: dict[str, float] = field(default_factory=dict)
+    guidance_scale: float = 1.0
+    negative: str = ""
+    height: int | None = None
+    width: int | None = None
+
+    def checked(self) -> Settings:
+        """Guidance 0 becomes 1, with a notice; a negative prompt without guidance is noticed too."""
+        settings = self
+        if not self.guidance_scale >= 0:
+            raise ValueError(f"guidance_scale must be 0 (off) or more, not {self.guidance_scale:g}")
+        if self.guidance_scale == 0:
+            warnings.warn("guidance_scale 0 means off, as on Hyper-SD's model cards: taken as 1", stacklevel=3)
+            settings = replace(settings, guidance_scale=1.0)
+        if self.negative and settings.guidance_scale == 1:
+            warnings.warn("the negative prompt does nothing at guidance_scale 1; raise it", stacklevel=3)
+        return settings
+
+
+class Drawer:
+    """A base with an optional LoRA, ready to draw."""
+
+    def __init__(
+        self, base: Base, lora: Path | None = None, scale: float = 1.0, roles: Roles | None = None
+    ) -> None:
+        """`roles` are those that are on the base already, if it is being trained."""
+        self.base = base
+        self.roles = roles or Roles(base.unet)
+        self.playing: tuple[str, ...] = ()
+        self.lora: files.LoraFile | None = None
+        self.lora_name = lora.stem if lora else None
+        if lora is not None:
+            self._load(lora, scale)
+
+    @classmethod
+    def load(cls, base: str = "emoji", lora: Path | None = None, scale: float = 1.0) -> Drawer:
+        return cls(bases.load(base), lora, scale)
+
+    def _load(self, path: Path, scale: float) -> None:
+        file = files.read(path)
+        files.check_fits(file, self.base.unet, path.name)
+        self.roles.add(LORA_ROLE, file.rank, file.targets)
+        self.roles.load(LORA_ROLE, file.weights)
+        self.roles.scale(LORA_ROLE, scale)
+        self.lora, self.playing = file, (LORA_ROLE,)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        settings: Settings,
+        callback: samplers.Callback | None = None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Pictures in [0, 1], one for each prompt and seed."""
+        return self.base.to_images(self.latents(prompts, seeds, settings, callback))
+
+    @torch.no_grad()
+    def latents(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        settings: Settings,
+        callback: samplers.Callback | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        settings = settings.checked()
+        sampler = samplers.load(settings.sampler, **settings.sampler_settings)
+        cond = self.base.encode(prompts)
+        null = self.base.encode([settings.negative] * len(prompts)) if settings.negative else self.base.null(cond)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        shape = self.base.latent_shape(settings.height, settings.width)
+        noise = samplers.noise_like(torch.empty(len(prompts), *shape, device=self.base.device), generators)
+        with self.roles.play(*self.playing):
+            predict = bind(self.base, cond, null, settings.guidance_scale)
+            grid = sampler.grid(settings.steps, self.base.schedule.total)
+            return sampler(predict, self.base.schedule, noise, grid, generators, callback)
+
+
+def bind(base: Base, cond: Cond, null: Cond, guidance_scale: float | Tensor) -> Predict:
+    """`base.predict` with conditioning and guidance bound; both branches run as one batch.
+
+    A guidance scale of 1 costs one evaluation a step, any other two.
+    """
+    if isinstance(guidance_scale, float | int) and guidance_scale == 1:
+        return lambda x_t, t: base.predict(x_t, t, cond)
+    both = Cond.cat([null, cond])
+
+    def predict(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        x0, eps = base.predict(torch.cat([x_t, x_t]), torch.cat([t, t]), both)
+        (x0_null, x0_cond), (eps_null, eps_cond) = x0.chunk(2), eps.chunk(2)
+        return guide(x0_cond, x0_null, guidance_scale), guide(eps_cond, eps_null, guidance_scale)
+
+    return predict
+
+
+def check_steps(steps: int, with_lora: bool = True) -> None:
+    """Few-step LoRAs are made for 1 to 8 steps."""
+    most, what = (MAX_STEPS, "with a few-step LoRA") if with_lora else (MOST_STEPS, "without a LoRA")
+    if not 1 <= steps <= most:
+        raise ValueError(f"steps must be from 1 to {most} {what}, not {steps}")
+
+
+def check_prompt(prompt: str) -> None:
+    if not prompt.strip():
+        raise ValueError("the prompt is empty: say what to draw")

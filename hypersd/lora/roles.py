@@ -1,0 +1,127 @@
+"""One frozen network, many roles: the only place that switches adapters.
+
+The teacher is the network with its adapters off; student, target, fake score and feedback are LoRAs on
+it. PEFT's own switches (`set_adapter`, `disable_adapters`) flip requires_grad, and so silently drop the
+gradients of a graph that is already built; here a switch is two flags on each layer and requires_grad
+never changes. Under gradient checkpointing the forward pass runs again during backward, when another
+role may be on stage: `Roles.checkpoint` stamps the role at the first run and restores it in the second
+(method.md 6.13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+Playing = tuple[str, ...]
+TEACHER: Playing = ()
+
+
+class Roles:
+    """The LoRA roles of one network. Outside `play` the network is the teacher."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self.playing: Playing = TEACHER
+        self._ranks: dict[str, tuple[int, float, tuple[str, ...]]] = {}
+
+    def add(
+        self, role: str, rank: int, targets: Sequence[str], alpha: float | None = None, seed: int = 0
+    ) -> None:
+        """A new LoRA that changes nothing yet (B = 0), fp32, trained or not as its optimiser decides."""
+        if role in self._ranks:
+            raise ValueError(f"the role {role!r} is already there")
+        alpha = rank if alpha is None else alpha
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, self.net, role)
+        self._ranks[role] = (rank, alpha, tuple(targets))
+        self._float32()
+        self._show(self.playing)
+
+    @contextmanager
+    def play(self, *roles: str) -> Iterator[None]:
+        """Inside, the network is base + these LoRAs; with none it is the teacher."""
+        before = self.playing
+        self._show(roles)
+        try:
+            yield
+        finally:
+            self._show(before)
+
+    def checkpoint(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Gradient checkpointing that replays under the role of the first run.
+
+        Give it to `enable_gradient_checkpointing`.
+        """
+        roles = self.playing
+
+        def replay(*inputs: Any) -> Any:
+            with self.play(*roles):
+                return function(*inputs)
+
+        return checkpoint(replay, *args, use_reentrant=False)
+
+    def parameters(self, role: str) -> dict[str, nn.Parameter]:
+        """The role's parameters by name ("down_blocks.0. … .lora_A"), sorted: the order of every flat list."""
+        marker = f".{role}"
+        named = {
+            name.replace(f"{marker}.", ".").removesuffix(marker): parameter
+            for name, parameter in self.net.named_parameters()
+            if "lora_" in name and (f"{marker}." in name or name.endswith(marker))
+        }
+        return dict(sorted(named.items()))
+
+    def state(self, role: str) -> dict[str, Tensor]:
+        """A copy of the role's weights."""
+        return {name: parameter.detach().clone() for name, parameter in self.parameters(role).items()}
+
+    @torch.no_grad()
+    def load(self, role: str, state: Mapping[str, Tensor]) -> None:
+        parameters = self.parameters(role)
+        if missing := sorted(parameters.keys() ^ state.keys()):
+            raise ValueError(f"these weights do not fit the role {role!r}: {missing[0]} is on one side only")
+        for name, parameter in parameters.items():
+            parameter.copy_(state[name])
+
+    @torch.no_grad()
+    def follow(self, role: str, leader: str, decay: float) -> None:
+        """Moves `role` towards `leader`: Θ⁻ ← μ Θ⁻ + (1 − μ) Θ (Hyper-SD Algorithm 1); μ = 0 copies."""
+        mine, theirs = self.parameters(role), self.parameters(leader)
+        torch._foreach_lerp_(list(mine.values()), list(theirs.values()), 1 - decay)
+
+    def shape(self, role: str) -> tuple[int, float, tuple[str, ...]]:
+        """Rank, alpha and target list of a role."""
+        return self._ranks[role]
+
+    def scale(self, role: str, scale: float) -> None:
+        """The strength of a role: 1 as trained, 0 changes nothing."""
+        rank, alpha, _ = self._ranks[role]
+        for layer in self._layers():
+            if role in layer.scaling:
+                layer.scaling[role] = scale * alpha / rank
+
+    def _layers(self) -> Iterator[Any]:
+        return (module for module in self.net.modules() if isinstance(module, BaseTunerLayer))
+
+    def _show(self, roles: Playing) -> None:
+        unknown = [role for role in roles if role not in self._ranks]
+        assert not unknown, f"no such role: {unknown}"
+        self.playing = tuple(roles)
+        for layer in self._layers():
+            layer._active_adapter = list(roles)
+            layer._disable_adapters = not roles
+
+    def _float32(self) -> None:
+        for name, parameter in self.net.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.float()
+                parameter.requires_grad_(True)

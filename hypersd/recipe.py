@@ -1,0 +1,185 @@
+"""The frame of a recipe: strict YAML, `key=value` on the command line, and overrides for each stage.
+
+A plug-in owns the model of its own settings: what stands under `losses.NAME` is checked by that loss
+(`distill/resolve.py`), everything else here. An unknown key is refused, with the nearest one that is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hypersd.diffusion.segments import End, Segments
+
+
+class Strict(BaseModel):
+    """Settings that refuse what they do not know and never change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Lora(Strict):
+    rank: int = Field(64, ge=1)
+    alpha: float | None = None
+    """None means alpha = rank, scale 1."""
+    targets: tuple[str, ...] | None = None
+    """None means the list of the base's family (for SD: LCM-LoRA's)."""
+    dtype: Literal["fp16", "fp32"] = "fp16"
+    """Of the file. Weights in training are fp32."""
+
+
+class Teacher(Strict):
+    guidance: tuple[float, float] = (7.0, 7.0)
+    """[ω_min, ω_max] of Algorithm 1, in the ordinary convention; baked into the student."""
+    follow: Literal["base", "previous"] = "base"
+    """Whose ODE is solved: the base's, or the previous stage's student's (Fig. 2; guidance is then off)."""
+
+
+class Draw(Strict):
+    points: int = 40
+    """N of the solver grid."""
+    end: End = "uniform"
+    start_share: float = Field(0.5, ge=0, le=1)
+    """With end: mixture, the share of jumps that end at the segment's start."""
+    visited_share: float = Field(0.0, ge=0, le=1)
+    """The share of t drawn from the timesteps of the samplers and steps below; the rest is on the solver grid."""
+    samplers: tuple[str, ...] = ("ddim", "tcd")
+    steps: tuple[int, ...] = (1, 2, 4, 8)
+    pure_noise: float = Field(0.0, ge=0, le=1)
+    """At t = T−1, the share of samples that start from pure noise, as sampling does (SNR there is not 0)."""
+
+
+class Optimiser(Strict):
+    lr: float = Field(1e-6, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    max_norm: float = Field(1.0, gt=0)
+    warmup: int = Field(0, ge=0)
+    decay: Literal["constant", "cosine"] = "constant"
+
+
+class Stage(Strict):
+    segments: int = Field(ge=1)
+    iterations: int = Field(ge=1)
+    override: dict[str, Any] = Field(default_factory=dict)
+    """Settings of this stage only, by dotted key: {draw.end: start, optimiser.lr: 1e-5}."""
+
+
+class Recipe(Strict):
+    name: str
+    base: str = "emoji"
+    base_settings: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=lambda: {"kind": "prompts"})
+    lora: Lora = Lora()
+    teacher: Teacher = Teacher()
+    draw: Draw = Draw()
+    optimiser: Optimiser = Optimiser()
+    losses: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"consistency": {}})
+    stages: tuple[Stage, ...]
+    ema: float | None = Field(None, ge=0, lt=1)
+    """μ of the target network; None is the student itself without gradient."""
+    batch: int = Field(32, ge=1)
+    """Samples an update, over all processes and micro-batches."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Samples at once on a device; None is all of its share."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast around the backbone only; LoRA weights, schedule and losses stay fp32."""
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    checkpoint_every: int = Field(200, ge=1)
+    sample_every: int = Field(500, ge=1)
+    sample_prompts: tuple[str, ...] = ()
+    """Drawn every `sample_every` iterations, at the steps of `draw.steps`, into DIR/samples."""
+    sampler: dict[str, Any] = Field(default_factory=dict)
+    """How the result wants to be used; written into the LoRA's header."""
+
+    def at(self, stage: int) -> Recipe:
+        """This recipe with the stage's overrides applied."""
+        values = self.model_dump(mode="json")
+        for key, value in self.stages[stage].override.items():
+            _put(values, key, value)
+        return _validated(values)
+
+
+def load(path: Path, assignments: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file, with `key=value` assignments on top. Raises ValueError in one line."""
+    if not path.is_file():
+        raise ValueError(f"no recipe at {path}; see the folder recipes/")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is not a recipe: expected keys and values")
+    for assignment in assignments:
+        key, separator, value = assignment.partition("=")
+        if not separator:
+            raise ValueError(f"{assignment!r} is not key=value")
+        _put(values, key, yaml.safe_load(value))
+    return parse(values)
+
+
+def parse(values: Mapping[str, Any]) -> Recipe:
+    """Checks a recipe, and every stage of it with its overrides."""
+    recipe = _validated(values)
+    for index, stage in enumerate(recipe.stages):
+        Segments(stage.segments, recipe.at(index).draw.points)
+    return recipe
+
+
+def check(model: type[BaseModel], values: Mapping[str, Any], where: str = "") -> Any:
+    """`model(**values)`, its first error as a one-line ValueError that names the key and the remedy."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise ValueError(_one_line(model, error.errors()[0], where)) from None
+
+
+def _validated(values: Mapping[str, Any]) -> Recipe:
+    return check(Recipe, values)
+
+
+def _one_line(model: type[BaseModel], error: Any, where: str) -> str:
+    path = [str(part) for part in error["loc"]]
+    key = ".".join([*filter(None, [where]), *path])
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(model, path[:-1])
+        near = get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        return f"unknown recipe key {key!r}: {remedy}"
+    if error["type"] == "missing":
+        return f"the recipe lacks {key!r}"
+    return f"recipe key {key!r}: {error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r}"
+
+
+def _fields_at(model: Any, path: Sequence[str]) -> list[str]:
+    for part in path:
+        if part.isdigit():
+            continue
+        annotation = model.model_fields[part].annotation
+        model = next((a for a in getattr(annotation, "__args__", ()) if isinstance(a, type)), annotation)
+    return list(model.model_fields)
+
+
+def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *path, last = dotted.split(".")
+    here: Any = values
+    for part in path:
+        if isinstance(here, list):
+            here = here[_index(here, part, dotted)]
+        else:
+            here = here.setdefault(part, {})
+        if not isinstance(here, dict | list):
+            raise ValueError(f"recipe key {dotted!r}: {part!r} has no keys below it")
+    here[_index(here, last, dotted) if isinstance(here, list) else last] = value
+
+
+def _index(items: list, part: str, dotted: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise ValueError(f"recipe key {dotted!r}: {part!r} is no index from 0 to {len(items) - 1}")
+    return int(part)
