@@ -26,10 +26,13 @@ def jump(schedule: Schedule, x0: Latent, eps: Latent, to: Int[Tensor, " b"]) -> 
 
 
 def guide(cond: Latent, null: Latent, scale: Float[Tensor, " b"] | float) -> Latent:
-    """Classifier-free guidance, ordinary convention: null + w (cond − null); w = 1 is `cond`."""
+    """Classifier-free guidance, ordinary convention: null + w (cond − null); w = 1 is `cond`.
+
+    Written as lerp because the formula itself misses `cond` by a rounding at w = 1.
+    """
     if isinstance(scale, Tensor):
-        scale = scale.view(-1, *[1] * (cond.ndim - 1))
-    return null + scale * (cond - null)
+        scale = scale.to(cond).view(-1, *[1] * (cond.ndim - 1))
+    return torch.lerp(null, cond, scale)
 
 
 def ode_step(schedule: Schedule, predict: Predict, x_t: Latent, t: Tensor, s: Tensor) -> Latent:
