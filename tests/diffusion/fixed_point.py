@@ -1,4 +1,4 @@
-"""What a student that sees only t must learn on Gaussian data, in closed form (method.md 6.12).
+"""What a student that sees only t must learn on Gaussian data, in closed form (docs/paper_index.md).
 
 Data N(0, std²), so the ideal ε is linear: ε = c(t) x, and so are the teacher's step and the student's
 jump. Training minimises, at each grid point t, the mean over ends of (jump(t → end) − target)², the

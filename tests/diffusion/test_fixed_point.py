@@ -1,4 +1,4 @@
-"""The closed form that the golden run is compared to: method.md 6.12, digit by digit, and its reasons."""
+"""The closed form that the golden run is compared to: the table of docs/paper_index.md, and its reasons."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_known_timesteps():
 
 
 def test_which_timesteps_are_off_the_solver_grids():
-    """The reason why training draws t from the samplers' timesteps too (method.md 6.12)."""
+    """The reason why training draws t from the samplers' timesteps too."""
     off_trailing = [n for n in STEPS if not set(trailing(n)) <= set(solver_grid(40))]
     off_strided = [n for n in STEPS if not set(strided(n)) <= set(solver_grid(40))]
     assert off_trailing == [3, 6, 7]

@@ -50,7 +50,7 @@ def test_variance_is_preserved():
         (999, 0.0683, 0.9977, 14.65, 0.00468),
     ],
 )
-def test_levels_of_method_6_4(t, alpha, sigma, inverse, snr):
+def test_levels_at_well_known_timesteps(t, alpha, sigma, inverse, snr):
     schedule = scaled_linear()
     a, s = schedule.alpha[t].item(), schedule.sigma[t].item()
     assert (a, s) == pytest.approx((alpha, sigma), abs=2e-4)
