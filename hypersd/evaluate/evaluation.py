@@ -1,0 +1,132 @@
+"""One evaluation: from the names of a base and a LoRA to the report and its file."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hypersd import bases, bundled
+from hypersd.bases import Base
+from hypersd.draw.pipeline import BASE_GUIDANCE, Drawer
+from hypersd.evaluate import captions, eyes, real, rows
+from hypersd.evaluate.eyes import Eyes
+from hypersd.evaluate.fetch import cache_folder
+from hypersd.evaluate.report import Report
+from hypersd.evaluate.sets import Studio, weights_digest
+from hypersd.lora.files import LoraFile
+
+FULL_PICTURES, FULL_SEEDS = 2000, 3
+QUICK_PICTURES, QUICK_SEEDS = 200, 1
+PATH_PICTURES = 32
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+PACKAGES = ("torch", "diffusers", "transformers", "peft")
+
+
+def _silent(label: str, share: float) -> None:
+    pass
+
+
+def run(
+    base: str = "emoji",
+    lora: Path | None = None,
+    out: Path | None = None,
+    split: str = "develop",
+    pictures: int = FULL_PICTURES,
+    seeds: int = FULL_SEEDS,
+    steps: Sequence[int] = (1, 2, 4, 8),
+    guidance: float | None = None,
+    scale: float = 1.0,
+    precision: str = "fp32",
+    cache: Path | None = None,
+    optional: bool = True,
+    path_pictures: int = PATH_PICTURES,
+    progress: rows.Progress = _silent,
+    command: str | None = None,
+    watchers: Eyes | None = None,
+    folder: Path = bundled.EVALUATION,
+) -> Report:
+    """Measures a base, and a LoRA on it if one is given, against the base's own many-step guided pictures.
+
+    `guidance` is the teacher's; unless given, it is what the LoRA was distilled with. Fewer than 2,000
+    `pictures` a set or 3 sets of `seeds` make a quick look, and the report says so. `optional` lets
+    ResNet50 and LPIPS look, where they were fetched. Writes JSON to `out`. What was drawn stays in `cache`,
+    so that an interrupted evaluation goes on where it was.
+    """
+    clock, cache = time.perf_counter(), cache or cache_folder()
+    if seeds < 1 or not steps or precision not in PRECISIONS:
+        raise ValueError("give at least one set of seeds, one step count, and precision fp32 or bf16")
+    drawn = captions.load(split, folder)
+    own, pictured = captions.paired(len(drawn), pictures), real.load(drawn, folder)
+    watchers = watchers or eyes.load(cache, optional=optional)
+    studio = open_studio(base, lora, scale, precision, watchers, cache)
+    guidance = guidance or teacher_guidance(studio.tuned.lora if studio.tuned else None)
+    total = rows.work(steps, guidance, pictures, seeds, lora is not None, path_pictures)
+    meter = rows.Meter(progress, total)
+    job = rows.Job(studio, split, drawn, own, seeds, tuple(steps), guidance, path_pictures, meter)
+    asked: dict[str, Any] = {"base": base, "lora": lora.name if lora else None, "scale": scale}
+    asked |= {"split": split, "pictures": pictures, "seeds": seeds, "guidance": guidance}
+    asked |= {"precision": precision, "captions": len(drawn), "path_pictures": path_pictures}
+    asked |= {
+        "quick": pictures < FULL_PICTURES or seeds < FULL_SEEDS,
+        "command": command or " ".join(sys.argv),
+    }
+    found = rows.measure(job, pictured)
+    asked |= {"wall_seconds": round(time.perf_counter() - clock, 1), **surroundings(studio)}
+    report = replace(found, about=asked)
+    if out is not None:
+        report.write(out)
+    return report
+
+
+def open_studio(
+    base: str, lora: Path | None, scale: float, precision: str, watchers: Eyes, cache: Path
+) -> Studio:
+    """The base with and without its LoRA, both on one network, named by their weights' sha256."""
+    loaded: Any = bases.load(base)
+    where = bundled.BASE if base == "emoji" else Path(base)
+    identity = {"base": weights_digest(where) if where.exists() else base}
+    if PRECISIONS[precision] is not None:
+        loaded.autocast = PRECISIONS[precision]
+        identity["precision"] = precision
+    if lora is not None:
+        identity |= {"lora": weights_digest(lora), "scale": f"{scale:g}"}
+    return Studio(Drawer(loaded), Drawer(loaded, lora, scale) if lora else None, watchers, cache, identity)
+
+
+def teacher_guidance(lora: LoraFile | None) -> float:
+    """What the LoRA was distilled with; else what a base is drawn with."""
+    teacher = lora.recipe.get("teacher", {}) if lora else {}
+    low, high = teacher.get("guidance", (BASE_GUIDANCE, BASE_GUIDANCE))
+    return (low + high) / 2
+
+
+def surroundings(studio: Studio) -> dict[str, Any]:
+    """On what, where and when, for whoever reads the numbers later."""
+    return {
+        "sha256": {name: studio.identity[name] for name in ("base", "lora") if name in studio.identity},
+        "eyes": studio.eyes.name,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine(studio.base),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def machine(base: Base) -> str:
+    if base.device.type == "cuda":
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,61 @@
+"""The networks that look at pictures: ImageNet features, judge B, and two optional ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Look = Callable[[Tensor], Tensor]
+Pictures = Float[Tensor, "b 3 h w"]
+LPIPS_PICTURES = 256  # the first of a set, in pairs of one caption
+SECOND_PICTURES = 1000  # the first of a set that the slow ResNet50 looks at
+
+
+@dataclass(frozen=True)
+class Eyes:
+    """What sees pictures (b, 3, h, w) in [0, 1]. `name` tells one choice of networks from another."""
+
+    name: str
+    features: Look
+    embed_images: Look
+    embed_texts: Callable[[Sequence[str]], Tensor]
+    quality: Look
+    second: Look | None = None
+    """ResNet50 features: the second opinion on Fréchet distance."""
+    apart: Callable[[Tensor, Tensor], Tensor] | None = None
+    """LPIPS between two batches."""
+
+    @torch.no_grad()
+    def look(self, images: Pictures, number: int = 0, second: bool = True) -> dict[str, Tensor]:
+        """What is kept of a batch that starts at picture `number`; 0 and 1, 2 and 3 share captions."""
+        seen = {"features": self.features(images), "judged": self.embed_images(images)}
+        seen["quality"] = self.quality(images)
+        if self.second is not None and second and number < SECOND_PICTURES:
+            seen["second"] = self.second(images)
+        if self.apart is not None and number < LPIPS_PICTURES:
+            seen["apart"] = self.apart(images[0::2], images[1::2])
+        return seen
+
+
+def load(cache: Path, device: torch.device | str = "cpu", optional: bool = True) -> Eyes:
+    """EfficientNet-lite0 and judge B; ResNet50 and LPIPS where `hypersd.evaluate.fetch` has put them."""
+    from hypersd.evaluate import resnet, vgg
+    from hypersd.judges import emoji, imagenet
+
+    judge = emoji.load_judge("b")
+    second = resnet.load(cache) if optional else None
+    apart = vgg.load(cache) if optional else None
+    return Eyes(
+        name="+".join(["lite0", "judge-b", *(["resnet50"] if second else []), *(["lpips"] if apart else [])]),
+        features=imagenet.features,
+        embed_images=judge.embed_images,
+        embed_texts=judge.embed_texts,
+        quality=judge.quality,
+        second=second.to(device) if second else None,
+        apart=apart.to(device) if apart else None,
+    )

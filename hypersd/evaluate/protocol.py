@@ -1,0 +1,71 @@
+"""What is drawn, and from which seeds.
+
+Set 0 is the reference: the guided teacher's pictures, which every other set is compared with. Sets 1, 2, 3
+are drawn from other seeds, in every way of drawing alike, and give each number its spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hypersd.draw.pipeline import Settings
+from hypersd.evaluate.captions import SPLITS
+from hypersd.evaluate.solvers import SCHEDULERS
+
+TEACHER_STEPS = 25
+HARD_STEPS = 4  # the guided base must be plainly worse with so few
+BASELINE_SAMPLERS = ("ddim", *SCHEDULERS)
+STUDENT_SAMPLERS = ("ddim", "tcd")
+REFERENCE, SELECTION = 0, 90
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way of drawing."""
+
+    settings: Settings
+    lora: bool = False
+
+    @property
+    def evaluations(self) -> int:
+        """Passes of the network for one picture; guidance makes two of each."""
+        return self.settings.steps * (1 if self.settings.guidance_scale == 1 else 2)
+
+    @property
+    def label(self) -> str:
+        guided = f" w {self.settings.guidance_scale:g}" if self.settings.guidance_scale != 1 else ""
+        steps = f"{self.settings.steps} step{'s' * (self.settings.steps > 1)}"
+        return f"{'LoRA' if self.lora else 'base'}, {steps}, {self.settings.sampler}{guided}"
+
+
+def plan(steps: int, sampler: str, guidance: float = 1.0, lora: bool = False, **settings: float) -> Plan:
+    return Plan(Settings(steps, sampler, settings, guidance), lora)
+
+
+def teacher(guidance: float, steps: int = TEACHER_STEPS) -> Plan:
+    return plan(steps, "ddim", guidance)
+
+
+def students(steps: Sequence[int]) -> list[Plan]:
+    return [plan(n, sampler, lora=True) for n in steps for sampler in STUDENT_SAMPLERS]
+
+
+def at_steps(steps: int, guidance: float) -> list[Plan]:
+    """The undistilled base at N steps: guidance 1, 2, g times three solvers."""
+    scales = list(dict.fromkeys((1.0, 2.0, float(guidance))))
+    return [plan(steps, sampler, scale) for scale in scales for sampler in BASELINE_SAMPLERS]
+
+
+def at_evaluations(evaluations: int, guidance: float) -> list[Plan]:
+    """The undistilled base at N passes of the network: N steps without guidance, or N/2 with."""
+    plans = [p for p in at_steps(evaluations, guidance) if p.settings.guidance_scale == 1]
+    if evaluations % 2 == 0:
+        plans += [p for p in at_steps(evaluations // 2, guidance) if p.settings.guidance_scale != 1]
+    return plans
+
+
+def seeds(split: str, number: int, count: int) -> list[int]:
+    """One seed a picture; no two sets and no two splits share any."""
+    start = (SPLITS.index(split) * 100 + number) * 1_000_000
+    return list(range(start, start + count))

@@ -1,0 +1,255 @@
+"""What an evaluation found: dataclasses, JSON, a table for the terminal, and the tables of docs/results.md.
+
+    python -m hypersd.evaluate.report [docs/results] [docs/results.md]
+
+writes the page between its markers anew from the JSON files in the folder, and touches nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hypersd.atomic import write_bytes, write_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+BEGIN, END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
+SIGN = {True: "≥", False: "≤"}
+COMMAND = "python -m hypersd.evaluate.report"
+
+
+@dataclass(frozen=True)
+class Stat:
+    """One number for each set of seeds."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float | None:
+        """The sample standard deviation over sets."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of drawing, and what was measured. A name that is not in `values` was not measured."""
+
+    role: str  # teacher, undistilled at equal steps, undistilled at equal evaluations, hardness, distilled
+    steps: int
+    evaluations: int
+    sampler: str
+    guidance: float
+    values: dict[str, Stat] = field(default_factory=dict)
+
+    def mean(self, name: str) -> float:
+        return self.values[name].mean
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """A claim of the project's and whether it holds: `value` at least, or at most, `bound`."""
+
+    claim: str
+    value: float
+    bound: float
+    at_least: bool
+
+    @property
+    def holds(self) -> bool:
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+
+@dataclass(frozen=True)
+class Report:
+    rows: tuple[Row, ...]
+    yardsticks: tuple[Yardstick, ...]
+    reference: dict[str, float]
+    """Floors, and what real pictures and the ends of the alignment scale get."""
+    paths: dict[str, dict[str, Stat]] = field(default_factory=dict)
+    """Path fidelity: who jumps -> "k=4" (mean of its segments) or "k=4 segment 2" -> relative error."""
+    selection: dict[str, dict[str, float]] = field(default_factory=dict)
+    """How each undistilled baseline was chosen: "4 steps" -> candidate -> distance to the teacher."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """Command, date, versions, machine, hashes, settings."""
+
+    @property
+    def quick(self) -> bool:
+        """Too few pictures or sets for its numbers to be quoted."""
+        return bool(self.about.get("quick", False))
+
+    def write(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    name: str
+    digits: int = 2
+    factor: float = 1.0
+
+
+COLUMNS = (
+    Column("alignment", "alignment", 3),
+    Column("R@1 %", "recall_at_1", 1, 100),
+    Column("quality", "quality", 2),
+    Column("FD to teacher", "fd_teacher", 2),
+    Column("over undistilled", "fd_ratio", 2),
+    Column("FD to real", "fd_real", 2),
+    Column("KID ×1000", "kid", 2, 1000),
+    Column("FD ResNet50", "fd_second", 1),
+    Column("precision", "precision", 2),
+    Column("recall", "recall", 2),
+    Column("LPIPS over seeds", "diversity", 3),
+    Column("path error", "path", 3),
+    Column("s/picture", "seconds", 3),
+)
+
+
+def read(path: Path) -> Report:
+    """Raises ValueError for what is no report."""
+    try:
+        values = json.loads(path.read_text())
+        rows = tuple(Row(**{**row, "values": _stats(row["values"])}) for row in values["rows"])
+        paths = {who: _stats(found) for who, found in values["paths"].items()}
+        yardsticks = tuple(Yardstick(**found) for found in values["yardsticks"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a report of `hypersd evaluate`: {error}") from error
+    return Report(rows, yardsticks, values["reference"], paths, values["selection"], values["about"])
+
+
+def _stats(values: dict[str, Any]) -> dict[str, Stat]:
+    return {name: Stat(tuple(found["values"])) for name, found in values.items()}
+
+
+def cell(row: Row, column: Column) -> str:
+    """ "0.970 ± 0.004"; a dash where nothing was measured."""
+    if column.name not in row.values:
+        return "–"
+    found = row.values[column.name]
+    text = f"{found.mean * column.factor:.{column.digits}f}"
+    return text if found.spread is None else f"{text} ± {found.spread * column.factor:.{column.digits}f}"
+
+
+def measured(rows: Sequence[Row]) -> list[Column]:
+    """The columns that at least one row has."""
+    return [column for column in COLUMNS if any(column.name in row.values for row in rows)]
+
+
+def lines(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of the main table."""
+    columns = measured(report.rows)
+    titles = ["", "steps", "evaluations", "sampler", "guidance", *(column.title for column in columns)]
+    cells = [
+        [row.role, str(row.steps), str(row.evaluations), row.sampler, f"{row.guidance:g}"]
+        + [cell(row, column) for column in columns]
+        for row in report.rows
+    ]
+    return titles, cells
+
+
+def table(report: Report) -> Table:
+    """The main table for a terminal."""
+    from rich.table import Table
+
+    titles, cells = lines(report)
+    drawn = Table(*titles, title="a quick look: too few pictures to quote" if report.quick else None)
+    for row in cells:
+        drawn.add_row(*row)
+    return drawn
+
+
+def verdicts(report: Report) -> Table:
+    """The yardsticks for a terminal."""
+    from rich.table import Table
+
+    drawn = Table("yardstick", "reached", "asked", "holds")
+    for row in _yardstick_cells(report):
+        drawn.add_row(*row)
+    return drawn
+
+
+def _yardstick_cells(report: Report) -> list[list[str]]:
+    return [
+        [y.claim, f"{y.value:.3f}", f"{SIGN[y.at_least]} {y.bound:.3g}", "yes" if y.holds else "no"]
+        for y in report.yardsticks
+    ]
+
+
+def markdown(report: Report, name: str) -> str:
+    """One report as a section of docs/results.md."""
+    about = report.about
+    parts = [f"### {name}", _summary(report), _grid(*lines(report))]
+    parts.append(", ".join(f"{name} {value:.4g}" for name, value in report.reference.items()) + ".")
+    if report.paths:
+        parts += ["One jump over each of k segments, relative error in latents (mean of segments):"]
+        parts += [_paths(report)]
+    if report.selection:
+        parts += ["The undistilled baselines are the nearest to the teacher, by FD on smaller sets, of:"]
+        parts += [_choice(report)]
+    if report.yardsticks:
+        parts.append(_grid(["yardstick", "reached", "asked", "holds"], _yardstick_cells(report)))
+    parts.append(f"`{about.get('command', '')}`")
+    return "\n\n".join(parts)
+
+
+def _summary(report: Report) -> str:
+    about = report.about
+    words = [f"{about.get('pictures')} pictures a set, {about.get('seeds')} sets of seeds"]
+    words += [f"split `{about.get('split')}`, guidance {about.get('guidance')}"]
+    words += [f"{about.get('date')}, {about.get('machine')}, {about.get('threads')} threads"]
+    words += [f"{about.get('wall_seconds', 0):.0f} s"]
+    words += [f"{k} {v[:12]}" for k, v in about.get("sha256", {}).items()]
+    flag = "**A quick look: too few pictures to quote.** " if report.quick else ""
+    return flag + "; ".join(words) + "."
+
+
+def _paths(report: Report) -> str:
+    names = [name for name in next(iter(report.paths.values())) if "segment" not in name]
+    cells = [
+        [who, *(cell(Row("", 0, 0, "", 0, found), Column("", name, 3)) for name in names)]
+        for who, found in report.paths.items()
+    ]
+    return _grid(["", *names], cells)
+
+
+def _choice(report: Report) -> str:
+    cells = [
+        [where, min(found, key=found.__getitem__), ", ".join(f"{who} {fd:.3g}" for who, fd in found.items())]
+        for where, found in report.selection.items()
+    ]
+    return _grid(["at", "best", "all"], cells)
+
+
+def _grid(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    rows = [titles, ["---"] * len(titles), *cells]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def write_page(folder: Path, page: Path) -> None:
+    """Puts every report of a folder between the page's markers, which are added at its end if missing."""
+    reports = [markdown(read(path), path.stem) for path in sorted(folder.glob("*.json"))]
+    text = page.read_text() if page.is_file() else "# Results\n"
+    if BEGIN not in text:
+        text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
+    before, _, rest = text.partition(BEGIN)
+    note = f"Written from the JSON files in `{folder.name}/` by `{COMMAND}`; see [evaluate.md](evaluate.md)."
+    middle = "\n\n".join([BEGIN, note, *reports, END])
+    write_bytes(page, (before + middle + rest.partition(END)[2]).encode())
+
+
+if __name__ == "__main__":
+    given = [Path(argument) for argument in sys.argv[1:]]
+    defaults = [Path("docs/results"), Path("docs/results.md")]
+    write_page(*[*given, *defaults[len(given) :]])

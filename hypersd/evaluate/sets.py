@@ -1,0 +1,135 @@
+"""Draws a set of pictures and keeps what the networks see in them, chunk by chunk, on disk.
+
+A chunk's file is named by everything that decides its pictures, so that an interrupted evaluation goes on
+where it was, and the teacher's pictures are drawn once for all LoRAs of a base.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from hypersd.atomic import write_bytes, write_json
+from hypersd.bases import Base
+from hypersd.diffusion import samplers
+from hypersd.draw.pipeline import Drawer, Settings, bind
+from hypersd.evaluate import solvers
+from hypersd.evaluate.eyes import Eyes
+from hypersd.evaluate.protocol import Plan
+
+VERSION = 1  # of what is kept; raise it when the same settings would give other numbers
+CHUNK, BATCH = 256, 64
+Set = dict[str, Tensor]
+"""features, judged, quality, seconds, perhaps second and apart: a row for each picture (apart: pair)."""
+
+
+@dataclass(frozen=True)
+class Studio:
+    """The base with and without the LoRA, and who looks at what they draw."""
+
+    plain: Drawer
+    tuned: Drawer | None
+    eyes: Eyes
+    cache: Path
+    identity: dict[str, str] = field(default_factory=dict)
+    """sha256 of the weights of the base and of the LoRA."""
+
+    @property
+    def base(self) -> Base:
+        return self.plain.base
+
+    def drawer(self, plan: Plan) -> Drawer:
+        if not plan.lora:
+            return self.plain
+        assert self.tuned is not None, "a plan with a LoRA, and none was given"
+        return self.tuned
+
+    def key(self, plan: Plan, prompts: Sequence[str], seeds: Sequence[int], second: bool) -> dict[str, Any]:
+        """Everything that decides a set; a LoRA only where it draws."""
+        weights = self.identity if plan.lora else {k: v for k, v in self.identity.items() if k == "base"}
+        about = {"version": VERSION, "weights": weights, "eyes": self.eyes.name, "second": second}
+        about |= {"settings": vars(plan.settings), "lora": plan.lora, "seeds": [seeds[0], len(seeds)]}
+        return about | {"prompts": digest("\n".join(prompts).encode())}
+
+    def measure(
+        self,
+        plan: Plan,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        second: bool = True,
+        tick: Callable[[int], None] = lambda pictures: None,
+    ) -> Set:
+        """The set, from the cache as far as it is there. `second` lets the slow ResNet50 look too."""
+        about = self.key(plan, prompts, seeds, second)
+        folder = self.cache / "sets" / digest(json.dumps(about, sort_keys=True).encode())[:16]
+        chunks = []
+        for start in range(0, len(prompts), CHUNK):
+            file = folder / f"{start:06d}.safetensors"
+            if file.is_file():
+                chunks.append(load_file(file))
+            else:
+                part = slice(start, start + CHUNK)
+                chunks.append(self._draw(plan, prompts[part], seeds[part], second, start))
+                write_json(folder / "about.json", about)
+                write_bytes(file, save(chunks[-1]))
+            tick(len(chunks[-1]["seconds"]))
+        return {name: torch.cat([c[name] for c in chunks if name in c]) for name in chunks[0]}
+
+    def _draw(
+        self, plan: Plan, prompts: Sequence[str], seeds: Sequence[int], second: bool, start: int
+    ) -> Set:
+        seen = []
+        for begin in range(0, len(prompts), BATCH):
+            part, clock = slice(begin, begin + BATCH), time.perf_counter()
+            images = draw(self.drawer(plan), prompts[part], seeds[part], plan.settings)
+            seconds = (time.perf_counter() - clock) / len(images)
+            kept = self.eyes.look(images, start + begin, second)
+            seen.append({**kept, "seconds": torch.full((len(images),), seconds)})
+        together = {name: torch.cat([s[name] for s in seen if name in s]).cpu() for name in seen[0]}
+        halved = {"features", "second"}  # in fp16, as the features of real pictures are kept
+        return {k: v.half() if k in halved else v.float() for k, v in together.items()}
+
+
+@torch.no_grad()
+def draw(
+    drawer: Drawer, prompts: Sequence[str], seeds: Sequence[int], settings: Settings
+) -> Float[Tensor, "b 3 h w"]:
+    """Pictures in [0, 1]: `Drawer.draw`, with diffusers' solvers among the samplers."""
+    base = drawer.base
+    sampler = solvers.load(settings.sampler, settings.sampler_settings)
+    cond = base.encode(prompts)
+    noise, generators = start(base, seeds)
+    with drawer.roles.play(*drawer.playing):
+        predict = bind(base, cond, base.null(cond), settings.guidance_scale)
+        grid = sampler.grid(settings.steps, base.schedule.total)
+        latents = sampler(predict, base.schedule, noise, grid, generators)
+    return base.to_images(latents)
+
+
+def start(base: Base, seeds: Sequence[int]) -> tuple[Tensor, list[torch.Generator]]:
+    """The noise of each seed, and the generators to draw more from."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    shape = torch.empty(len(seeds), *base.latent_shape(), device=base.device)
+    return samplers.noise_like(shape, generators), generators
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def weights_digest(path: Path) -> str:
+    """sha256 of a file, or of every safetensors and JSON file of a folder with its name."""
+    if path.is_file():
+        return digest(path.read_bytes())
+    files = sorted(p for p in path.rglob("*") if p.suffix in (".safetensors", ".json", ".txt"))
+    return digest("".join(f"{p.relative_to(path)} {digest(p.read_bytes())}\n" for p in files).encode())
