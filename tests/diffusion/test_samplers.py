@@ -78,7 +78,7 @@ def test_lcm_is_diffusers(net, steps):
     assert_same(ours(samplers.load("lcm"), net, steps), theirs(scheduler, net, steps))
 
 
-@pytest.mark.parametrize("steps", [1, 3, 4, 6, 7])
+@pytest.mark.parametrize("steps", [3, 6, 7])
 def test_without_noise_samplers_walk_the_ode(net, steps):
     schedule = scaled_linear()
     predict = predictor(schedule, net)

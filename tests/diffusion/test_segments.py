@@ -48,13 +48,14 @@ def test_every_timestep_lies_in_its_segment(k, points):
 @every_k
 @every_grid
 def test_uniform_end_takes_every_integer_equally_often(k, points):
-    segments = Segments(k, points)
-    each = 3
-    for t in segments.grid:
-        start, s = segments.start(t[None]).item(), segments.previous(t[None]).item()
-        u = midpoints(each * (s - start + 1))
-        ends = segments.end(t.expand(len(u)), u, "uniform")
-        assert Counter(ends.tolist()) == dict.fromkeys(range(start, s + 1), each)
+    segments, each = Segments(k, points), 3
+    starts, lasts = segments.start(segments.grid).tolist(), segments.previous(segments.grid).tolist()
+    counts = [last - start + 1 for start, last in zip(starts, lasts, strict=True)]
+    t = torch.cat([torch.full((each * n,), t) for t, n in zip(segments.grid.tolist(), counts, strict=True)])
+    u = torch.cat([midpoints(each * n) for n in counts])
+    ends = segments.end(t, u, "uniform")
+    every_end = [torch.arange(start, last + 1) for start, last in zip(starts, lasts, strict=True)]
+    assert torch.equal(ends, torch.cat(every_end).repeat_interleave(each))
 
 
 @every_k
