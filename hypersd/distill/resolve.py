@@ -36,6 +36,14 @@ def losses(recipe: Recipe) -> list[Loss]:
     return [terms.load(name, settings) for name, settings in recipe.losses.items()]
 
 
+def check(recipe: Recipe) -> None:
+    """Raises ValueError for a stage, or for parts of one, that do not exist: before anything is written."""
+    for index in range(len(recipe.stages)):
+        stage = recipe.at(index)
+        losses(stage)
+        visited(stage.draw)
+
+
 def visited(draw: Draw) -> list[list[int]]:
     """The timesteps that each sampler of the recipe visits, for each of its step counts."""
     if draw.visited_share == 0:

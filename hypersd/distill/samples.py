@@ -6,22 +6,22 @@ from pathlib import Path
 
 from hypersd.bases import Base
 from hypersd.distill.step import STUDENT
+from hypersd.draw import png
 from hypersd.draw.pipeline import Drawer, Settings
+from hypersd.draw.sheet import Column, Sheet, render
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe
 
 
 def draw_strip(base: Base, roles: Roles, recipe: Recipe, out: Path, stage: int, iteration: int) -> Path:
     """Draws `recipe.sample_prompts` with the reference sampler; returns the picture's path."""
-    from hypersd.draw.sheet import save_sheet
-
     drawer = Drawer(base, roles=roles)
     drawer.playing = (STUDENT,)
     prompts = list(recipe.sample_prompts)
-    columns = {
-        f"{steps} step{'s' if steps > 1 else ''}": drawer.draw(prompts, range(len(prompts)), Settings(steps))
-        for steps in recipe.draw.steps
-    }
+    drawn = [drawer.draw(prompts, range(len(prompts)), Settings(steps)) for steps in recipe.draw.steps]
+    columns = [Column("DDIM trailing", f"{steps} step{'s' if steps > 1 else ''}") for steps in recipe.draw.steps]
+    cells = [[png.to_pil(images[row]) for images in drawn] for row in range(len(prompts))]
     path = out / "samples" / f"stage{stage + 1}-{iteration:06d}.png"
-    save_sheet(path, columns, prompts)
+    note = f"stage {stage + 1}, iteration {iteration}"
+    png.write(path, render(Sheet(prompts, columns, cells, note)))
     return path

@@ -79,6 +79,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None
 
     Raises ValueError if `out` holds a run and `resume` is off, or a run of another recipe.
     """
+    resolve.check(recipe)
     saved = _saved(recipe, out, resume)
     run = _open(recipe, out, watch or Silent())
     progress = saved.progress if saved else Progress()

@@ -45,14 +45,15 @@ class Bars:
         self.loss: float | None = None
 
     def __enter__(self) -> Bars:
-        self.progress.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.progress.stop()
+        if self.task is not None:
+            self.progress.stop()
 
     def stage(self, index: int, stage: Stage, done: int) -> None:
         self.loss = None
+        self.progress.start()  # only now: a run that is refused shows no bars
         name = f"stage {index + 1}, {stage.segments} segment{'s' if stage.segments > 1 else ''}"
         self.task = self.progress.add_task(name, total=stage.iterations, completed=done, loss=0.0, lr=0.0)
 

@@ -28,8 +28,8 @@ class Loss:
 
     def student(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
         step = nets.step(batch)
-        difference = step.x_end - step.target
-        if self.settings.distance == "mse":
-            return self.settings.weight * difference.square().mean()
-        c = self.settings.c
-        return self.settings.weight * ((difference.square() + c**2).sqrt() - c).mean()
+        squared = (step.x_end - step.target).square()
+        if self.settings.distance == "huber":
+            c = self.settings.c
+            squared = squared / ((squared + c**2).sqrt() + c)  # = √(d² + c²) − c, without the cancellation
+        return self.settings.weight * squared.mean()

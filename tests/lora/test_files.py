@@ -1,0 +1,95 @@
+"""LoRA files: what is written is what any reader reads."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from hypersd.bases.sd15 import LORA_TARGETS
+from hypersd.draw.pipeline import Drawer, Settings
+from hypersd.lora import files
+from hypersd.lora.roles import Roles
+
+RECIPE, SAMPLER = {"name": "test"}, {"name": "ddim", "steps": [1, 2, 4, 8], "guidance_scale": 1.0}
+
+
+def make(base, path, rank=2, alpha=None, seed=0):
+    roles = Roles(base.unet)
+    roles.add("student", rank, LORA_TARGETS, alpha)
+    generator = torch.Generator().manual_seed(seed)
+    roles.load(
+        "student", {k: 0.3 * torch.randn(v.shape, generator=generator) for k, v in roles.state("student").items()}
+    )
+    shape, base_shape = roles.shape("student"), files.fingerprint(base.unet)
+    files.write(path, roles.state("student"), shape, base_shape, RECIPE, SAMPLER, torch.float32)
+    return roles
+
+
+def test_round_trip_keeps_weights_and_header(tiny_base, tmp_path):
+    path = tmp_path / "lora.safetensors"
+    roles = make(tiny_base, path)
+    file = files.read(path)
+    assert file.rank == 2
+    assert (file.recipe, file.sampler) == (RECIPE, SAMPLER)
+    assert file.targets == tuple(LORA_TARGETS)
+    state = roles.state("student")
+    assert file.weights.keys() == state.keys()
+    assert all(torch.equal(file.weights[name], state[name]) for name in state)
+
+
+def test_alpha_is_folded_so_that_scale_one_is_right(tiny_base, tiny_folder, tmp_path):
+    from hypersd import bases
+
+    path = tmp_path / "lora.safetensors"
+    roles = make(tiny_base, path, rank=4, alpha=1.0)
+    settings = Settings(steps=2)
+    trained = Drawer(tiny_base, roles=roles)
+    trained.playing = ("student",)
+    with safe_open(path, "pt") as file:
+        adapter = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert adapter["unet.r"] == adapter["unet.lora_alpha"] == 4
+    read = Drawer(bases.load(tiny_folder, "cpu"), path)
+    expected, got = (drawer.latents(["a red bird"], [3], settings) for drawer in (trained, read))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stock_pipeline_loads_the_file_and_draws_the_same(tiny_folder, tiny_base, tmp_path):
+    """diffusers' own loader, scheduler and loop against ours: the file needs nothing of this package."""
+    from hypersd import bases
+
+    path = tmp_path / "lora.safetensors"
+    make(tiny_base, path)
+    ours = Drawer(bases.load(tiny_folder, "cpu"), path).latents(["a bird"], [7], Settings(steps=4))
+    pipeline = bases.load(tiny_folder, "cpu").pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_lora_weights(str(path))
+    theirs = pipeline(
+        "a bird", num_inference_steps=4, guidance_scale=1.0, generator=torch.Generator().manual_seed(7),
+        output_type="latent",
+    ).images  # fmt: skip
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_scale_zero_is_the_base_to_the_bit(tiny_folder, tiny_base, tmp_path):
+    from hypersd import bases
+
+    path = tmp_path / "lora.safetensors"
+    make(tiny_base, path)
+    settings = Settings(steps=2)
+    base = Drawer(bases.load(tiny_folder, "cpu")).latents(["a bird"], [0], settings)
+    off = Drawer(bases.load(tiny_folder, "cpu"), path, scale=0.0).latents(["a bird"], [0], settings)
+    on = Drawer(bases.load(tiny_folder, "cpu"), path).latents(["a bird"], [0], settings)
+    assert torch.equal(base, off)
+    assert not torch.equal(base, on)
+
+
+def test_a_lora_of_another_base_is_refused(tiny_base, tmp_path):
+    from hypersd import bases
+
+    path = tmp_path / "lora.safetensors"
+    make(tiny_base, path)
+    with pytest.raises(ValueError, match="another base"):
+        files.check_fits(files.read(path), bases.load("toy").unet, path.name)
