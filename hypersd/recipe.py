@@ -112,7 +112,7 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Recipe:
         raise ValueError(f"no recipe at {path}; see the folder recipes/")
     try:
         values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} is not a recipe: expected keys and values")
@@ -120,7 +120,10 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Recipe:
         key, separator, value = assignment.partition("=")
         if not separator:
             raise ValueError(f"{assignment!r} is not key=value")
-        _put(values, key, yaml.safe_load(value))
+        try:
+            _put(values, key, yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise ValueError(f"recipe key {key!r}: {value!r} is not YAML") from None
     return parse(values)
 
 

@@ -103,11 +103,22 @@ def _family(path: Path, name: str) -> str:
         raise ValueError(f"no base called {name!r}: give 'emoji', 'toy' or the path of a diffusers folder")
     if not index.is_file():
         raise ValueError(f"{name} is not a diffusers folder (no model_index.json in it)")
-    pipeline = json.loads(index.read_text())["_class_name"]
+    pipeline = read_settings(index).get("_class_name")
     if pipeline not in FAMILY_OF_PIPELINE:
         known = ", ".join(FAMILY_OF_PIPELINE)
         raise ValueError(f"{name} is a {pipeline}, which is not supported yet; supported: {known}")
     return FAMILY_OF_PIPELINE[pipeline]
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A JSON file of a base. Raises OSError if it is missing or damaged."""
+    try:
+        settings = json.loads(path.read_text())
+    except ValueError as error:
+        raise OSError(f"{path} is damaged ({error}); fetch the model again") from error
+    if not isinstance(settings, dict):
+        raise OSError(f"{path} is damaged (no keys in it); fetch the model again")
+    return settings
 
 
 @contextmanager
@@ -124,6 +135,6 @@ def readable_weights(path: Path) -> Iterator[None]:
         raise FileNotFoundError(f"no weights in {path}: expected *.safetensors; fetch the model again")
     try:
         yield
-    except (SafetensorError, RuntimeError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, RuntimeError, KeyError, ValueError, OSError) as error:
         first = str(error).strip().splitlines()[0]
         raise OSError(f"the weights in {path} are damaged ({first}); fetch the model again") from error

@@ -5,17 +5,16 @@ The bundled miniature is such a folder; nothing here knows its size.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from hypersd.bases import Cond, readable_weights
+from hypersd.bases import Cond, read_settings, readable_weights
 from hypersd.diffusion.schedule import Schedule, from_config
 
 if TYPE_CHECKING:
@@ -138,19 +137,28 @@ def ddim_config(prediction: str = "epsilon") -> dict:
 def load(path: Path, device: torch.device, source: str, dtype: torch.dtype = torch.float32) -> SD15:
     """Every part of a diffusers folder, frozen and in evaluation mode, in `dtype` on `device`."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel
 
-    def part(kind, folder: str):
+    def part(kind: Any, folder: str) -> Any:
         with readable_weights(path / folder):
             net = kind.from_pretrained(path / folder, use_safetensors=True, torch_dtype=dtype)
         return net.requires_grad_(False).eval().to(device)
 
-    config = json.loads((path / "scheduler" / "scheduler_config.json").read_text())
+    config = read_settings(path / "scheduler" / "scheduler_config.json")
     return SD15(
         unet=part(UNet2DConditionModel, "unet"),
         vae=part(AutoencoderKL, "vae"),
         text_encoder=part(CLIPTextModel, "text_encoder"),
-        tokenizer=CLIPTokenizer.from_pretrained(path / "tokenizer"),
+        tokenizer=_tokenizer(path / "tokenizer"),
         schedule=from_config(config).to(device),
         source=source,
     )
+
+
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    from transformers import CLIPTokenizer
+
+    whole = "tokenizer.json" if (folder / "tokenizer.json").is_file() else "vocab.json"
+    for name in (whole, "tokenizer_config.json"):
+        read_settings(folder / name)  # transformers makes up an empty vocabulary for a missing one
+    return CLIPTokenizer.from_pretrained(folder)

@@ -47,7 +47,9 @@ class Settings:
         if not self.guidance_scale >= 0:
             raise ValueError(f"guidance_scale must be 0 (off) or more, not {self.guidance_scale:g}")
         if self.guidance_scale == 0:
-            warnings.warn("guidance_scale 0 means off, as on Hyper-SD's model cards: taken as 1", stacklevel=3)
+            warnings.warn(
+                "guidance_scale 0 means off, as on Hyper-SD's model cards: taken as 1", stacklevel=3
+            )
             settings = replace(settings, guidance_scale=1.0)
         if self.negative and settings.guidance_scale == 1:
             warnings.warn("the negative prompt does nothing at guidance_scale 1; raise it", stacklevel=3)
@@ -103,7 +105,11 @@ class Drawer:
         settings = settings.checked()
         sampler = samplers.load(settings.sampler, **settings.sampler_settings)
         cond = self.base.encode(prompts)
-        null = self.base.encode([settings.negative] * len(prompts)) if settings.negative else self.base.null(cond)
+        null = (
+            self.base.encode([settings.negative] * len(prompts))
+            if settings.negative
+            else self.base.null(cond)
+        )
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         shape = self.base.latent_shape(settings.height, settings.width)
         noise = samplers.noise_like(torch.empty(len(prompts), *shape, device=self.base.device), generators)
@@ -128,6 +134,39 @@ def bind(base: Base, cond: Cond, null: Cond, guidance_scale: float | Tensor) -> 
         return guide(x0_cond, x0_null, guidance_scale), guide(eps_cond, eps_null, guidance_scale)
 
     return predict
+
+
+def settings_for(
+    lora: files.LoraFile | None,
+    steps: int,
+    sampler: str | None = None,
+    eta: float | None = None,
+    guidance_scale: float | None = None,
+    **others: Any,
+) -> Settings:
+    """What was asked for; what was not is as the LoRA's header says, or as suits a base alone."""
+    check_steps(steps, with_lora=lora is not None)
+    header: dict[str, Any] = lora.sampler if lora else {"guidance_scale": BASE_GUIDANCE}
+    usual: str = header.get("name", "ddim")
+    name = sampler or usual
+    if eta is None and name == usual:
+        eta = header.get("eta")
+    if name == "ddim" and eta == 0:
+        eta = None  # what DDIM is, and no setting of it
+    return Settings(
+        steps=steps,
+        sampler=name,
+        sampler_settings={} if eta is None else {"eta": eta},
+        guidance_scale=header.get("guidance_scale", 1.0) if guidance_scale is None else guidance_scale,
+        **others,
+    ).checked()
+
+
+def teacher_guidance(lora: files.LoraFile | None) -> float:
+    """The middle of the guidance range that was baked into the LoRA; else what a base is drawn with."""
+    teacher = lora.recipe.get("teacher", {}) if lora else {}
+    low, high = teacher.get("guidance", (BASE_GUIDANCE, BASE_GUIDANCE))
+    return (low + high) / 2
 
 
 def check_steps(steps: int, with_lora: bool = True) -> None:

@@ -1,0 +1,5 @@
+"""`python -m hypersd` is the command `hypersd`."""
+
+from hypersd.cli import main
+
+main()

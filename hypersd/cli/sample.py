@@ -1,0 +1,80 @@
+"""hypersd sample: one prompt, one or more pictures."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hypersd.cli.options import HIGHEST_SEED, OUTPUTS, check_png, find_lora, numbered, slug
+
+if TYPE_CHECKING:
+    from hypersd.draw.pipeline import Drawer, Settings
+    from hypersd.draw.png import Drawing
+
+
+def sample(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    steps: Annotated[int, typer.Option(help="1 to 8 with a few-step LoRA, up to 100 without.")] = 4,
+    base: Annotated[str, typer.Option(help="emoji (bundled), toy, or a diffusers folder.")] = "emoji",
+    lora: Annotated[
+        str | None, typer.Option(help="A .safetensors file, bundled, or none. [default: bundled with emoji]")
+    ] = None,
+    scale: Annotated[float, typer.Option(help="Strength of the LoRA; 1 is as trained.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, max=HIGHEST_SEED, help="Of the first picture.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=1000, help="Pictures, seeds counting up.")] = 1,
+    negative: Annotated[str, typer.Option(help="What not to draw; needs guidance above 1.")] = "",
+    guidance: Annotated[
+        float | None, typer.Option(help="1 (or 0) is off. [default: the LoRA's, 1; without a LoRA 5]")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="ddim, tcd or lcm. [default: the LoRA's, or ddim]")
+    ] = None,
+    eta: Annotated[float | None, typer.Option(help="TCD's noise, 0 to 1.")] = None,
+    width: Annotated[int | None, typer.Option(help="In pixels. [default: the base's]")] = None,
+    height: Annotated[int | None, typer.Option(help="In pixels. [default: the base's]")] = None,
+    out: Annotated[Path | None, typer.Option(help="A .png file. [default: in outputs/]")] = None,
+) -> None:
+    """Draw a prompt. The PNG says how it was drawn."""
+    path = check_png(out or OUTPUTS / f"{slug(prompt)}-{steps}steps-seed{seed}.png")
+    file = find_lora(lora, base)
+
+    from hypersd.draw import png
+    from hypersd.draw.pipeline import Drawer, check_prompt, check_steps, settings_for
+
+    check_prompt(prompt)
+    check_steps(steps, with_lora=file is not None)
+    drawer = Drawer.load(base, file, scale)
+    size = {"width": width, "height": height}
+    settings = settings_for(drawer.lora, steps, sampler, eta, guidance, negative=negative, **size)
+    for number in range(seed, seed + count):
+        began = time.perf_counter()
+        picture = png.to_pil(drawer.draw([prompt], [number], settings)[0])
+        seconds = time.perf_counter() - began
+        target = numbered(path, number, count)
+        drawing = _drawing(drawer, prompt, number, settings, scale, picture.size)
+        png.write(target, picture, drawing)
+        typer.echo(f"{target}  {seconds:.2f} s")
+
+
+def _drawing(
+    drawer: Drawer, prompt: str, seed: int, settings: Settings, scale: float, size: tuple[int, int]
+) -> Drawing:
+    from hypersd.draw.png import Drawing
+
+    return Drawing(
+        prompt=prompt,
+        seed=seed,
+        steps=settings.steps,
+        sampler=settings.sampler,
+        sampler_settings=settings.sampler_settings,
+        guidance_scale=settings.guidance_scale,
+        negative=settings.negative,
+        width=size[0],
+        height=size[1],
+        base=Path(drawer.base.source).name,
+        lora=drawer.lora_name,
+        lora_scale=scale,
+    )

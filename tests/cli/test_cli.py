@@ -1,0 +1,171 @@
+"""The verbs, end to end on a tiny random base."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import hypersd
+from hypersd.cli import app
+from hypersd.draw import png
+from tests.loras import write_lora
+
+ROOT = Path(hypersd.__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def pixels(path: str | Path) -> bytes:
+    with Image.open(path) as picture:
+        return picture.tobytes()
+
+
+def test_help_is_quick_and_lists_the_verbs() -> None:
+    """Under a second alone on a machine; the best of three here, where other tests run beside it."""
+    seconds, text = [], ""
+    for _ in range(3):
+        began = time.perf_counter()
+        text = python("-m", "hypersd", "--help")
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 1.0
+    for verb in ("sample", "compare", "train", "evaluate", "demo"):
+        assert verb in text
+
+
+def test_nothing_heavy_is_imported_for_help() -> None:
+    heavy = python("-c", "import sys, hypersd.cli; print(*sys.modules)").split()
+    assert not {"torch", "diffusers", "transformers", "numpy", "PIL", "yaml", "pydantic"} & set(heavy)
+
+
+def python(*arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+
+def test_version() -> None:
+    assert run("--version") == f"hypersd {hypersd.__version__}\n"
+
+
+def test_sample_writes_a_picture_that_says_how_it_was_drawn(tiny_folder: Path, tiny_base) -> None:
+    lora = write_lora(tiny_base, Path("x.safetensors").absolute(), sampler={"name": "tcd", "eta": 0.2})
+    command = ["sample", "a fox", "--base", tiny_folder, "--lora", lora, "--steps", 2, "--seed", 5]
+    out = run(*command, "--out", "new/fox.png")
+    assert re.fullmatch(r"new/fox\.png  \d+\.\d\d s\n", out)
+    drawing = png.read(Path("new/fox.png"))
+    assert (drawing.prompt, drawing.seed, drawing.steps) == ("a fox", 5, 2)
+    assert (drawing.sampler, drawing.sampler_settings, drawing.guidance_scale) == ("tcd", {"eta": 0.2}, 1.0)
+    assert (drawing.width, drawing.height, drawing.lora) == (16, 16, "x")
+
+
+def test_a_picture_is_drawn_again_from_its_seed_alone(tiny_folder: Path) -> None:
+    run("sample", "a fox", "--base", tiny_folder, "--steps", 2, "--seed", 3, "--count", 3, "--out", "fox.png")
+    names = ["fox-seed3.png", "fox-seed4.png", "fox-seed5.png"]
+    assert sorted(path.name for path in Path().iterdir()) == names
+    run("sample", "a fox", "--base", tiny_folder, "--steps", 2, "--seed", 4, "--out", "again.png")
+    assert pixels("again.png") == pixels("fox-seed4.png") != pixels("fox-seed3.png")
+
+
+def test_sample_names_its_file_by_the_prompt(tiny_folder: Path) -> None:
+    run("sample", "A fox, Noto style!", "--base", tiny_folder, "--steps", 1)
+    assert Path("outputs/a-fox-noto-style-1steps-seed0.png").is_file()
+
+
+def test_sizes_and_samplers(tiny_folder: Path) -> None:
+    for sampler in ("ddim", "tcd", "lcm"):
+        command = ["sample", "a fox", "--base", tiny_folder, "--steps", 2, "--sampler", sampler]
+        run(*command, "--width", 24, "--height", 8, "--out", f"{sampler}.png")
+        with Image.open(f"{sampler}.png") as picture:
+            assert picture.size == (24, 8)
+
+
+def test_notices_are_one_line_each(tiny_folder: Path) -> None:
+    command = [
+        "sample",
+        "a fox",
+        "--base",
+        str(tiny_folder),
+        "--steps",
+        "1",
+        "--guidance",
+        "0",
+        "--count",
+        "2",
+    ]
+    result = CliRunner().invoke(app, [*command, "--negative", "a dog"])
+    assert result.exit_code == 0
+    zero, negative = result.stderr.splitlines()
+    assert zero.startswith("notice: guidance_scale 0 means off")
+    assert negative.startswith("notice: the negative prompt does nothing")
+
+
+def test_compare_writes_a_sheet(tiny_folder: Path, tiny_base) -> None:
+    lora = write_lora(tiny_base, Path("x.safetensors").absolute())
+    methods = ["--method", "original", "--method", lora, "--method", f"{lora}/tcd"]
+    command = ["compare", "a fox", "a rocket", "--base", tiny_folder, *methods, "--steps", "1,2"]
+    out = run(*command, "--reference", 3, "--out", "sheet.png")
+    ways = [re.split(r"  +", line)[0] for line in out.splitlines()[:-1]]
+    assert ways == ["original"] + ["original, fewer steps"] * 2 + ["x"] * 2 + ["x (TCD)"] * 2
+    assert out.splitlines()[-1] == "sheet.png"
+    run(*command, "--reference", 3, "--turn", "--out", "turned.png")
+    with Image.open("sheet.png") as sheet, Image.open("turned.png") as turned:
+        assert sheet.width > turned.width
+        assert sheet.height < turned.height
+
+
+def test_compare_reads_prompts_from_a_file(tiny_folder: Path) -> None:
+    Path("prompts.txt").write_text("a fox\n\n  a rocket  \n")
+    command = ["compare", "--prompts-file", "prompts.txt", "--base", tiny_folder, "--steps", 1]
+    run(*command, "--reference", 0, "--out", "two.png")
+    run("compare", "a fox", "--base", tiny_folder, "--steps", 1, "--reference", 0, "--out", "one.png")
+    with Image.open("one.png") as one, Image.open("two.png") as two:
+        assert two.height - one.height == 128 + 8
+
+
+def test_the_demo_writes_a_sheet_and_its_numbers(tiny_folder: Path, tiny_base) -> None:
+    lora = write_lora(tiny_base, Path("x.safetensors").absolute())
+    command = ["demo", "--base", tiny_folder, "--lora", lora, "--prompt", "a fox", "--strip", "strip.png"]
+    out = run(*command)
+    assert "outputs/demo.png" in out
+    assert "PROMPT=" in out
+    record = json.loads(Path("outputs/demo.json").read_text())
+    assert record["prompts"] == ["a fox"] * 4
+    assert [(way["way"], way["steps"]) for way in record["ways"]] == [
+        ("original", 25),
+        *[("original, fewer steps", steps) for steps in (1, 2, 4, 8)],
+        *[("distilled", steps) for steps in (1, 2, 4, 8)],
+    ]
+    assert all(way["seconds_per_image"] >= 0 for way in record["ways"])
+    assert pixels("outputs/demo.png") != pixels("strip.png")
+
+
+def test_train_runs_a_recipe_and_goes_on(tmp_path: Path) -> None:
+    recipe = tmp_path / "toy.yaml"
+    stages = "stages: [{segments: 8, iterations: 3}, {segments: 1, iterations: 3}]"
+    recipe.write_text(f"name: toy\nbase: toy\ndata: {{kind: gaussian}}\nlora: {{rank: 1}}\n{stages}\n")
+    out = run("train", recipe, "batch=8", "optimiser.lr=0.01", "--out", "run")
+    path = Path(out.splitlines()[-1])
+    assert path.is_file()
+    assert path.parent == Path("run")
+    assert json.loads(Path("run/recipe.json").read_text())["batch"] == 8
+    run("sample", "anything", "--base", "toy", "--lora", path, "--steps", 4, "--out", "toy.png")
+    run("train", recipe, "batch=8", "optimiser.lr=0.01", "--out", "run", "--resume")
