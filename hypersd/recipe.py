@@ -74,12 +74,12 @@ class Recipe(Strict):
     name: str
     base: str = "emoji"
     base_settings: dict[str, Any] = Field(default_factory=dict)
-    data: dict[str, Any] = Field(default_factory=lambda: {"kind": "prompts"})
+    data: dict[str, Any] = {"kind": "prompts"}
     lora: Lora = Lora()
     teacher: Teacher = Teacher()
     draw: Draw = Draw()
     optimiser: Optimiser = Optimiser()
-    losses: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"consistency": {}})
+    losses: dict[str, dict[str, Any]] = {"consistency": {}}
     stages: tuple[Stage, ...]
     ema: float | None = Field(None, ge=0, lt=1)
     """μ of the target network; None is the student itself without gradient."""
@@ -173,10 +173,7 @@ def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
     *path, last = dotted.split(".")
     here: Any = values
     for part in path:
-        if isinstance(here, list):
-            here = here[_index(here, part, dotted)]
-        else:
-            here = here.setdefault(part, {})
+        here = here[_index(here, part, dotted)] if isinstance(here, list) else here.setdefault(part, {})
         if not isinstance(here, dict | list):
             raise ValueError(f"recipe key {dotted!r}: {part!r} has no keys below it")
     here[_index(here, last, dotted) if isinstance(here, list) else last] = value

@@ -41,14 +41,14 @@ class Cond:
         return self._map(lambda tensor: tensor.to(device))
 
     def _map(self, change: Any) -> Cond:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Cond(**{name: None if value is None else change(value) for name, value in values.items()})
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Cond(**{name: value if value is None else change(value) for name, value in values.items()})
 
     @staticmethod
     def cat(conds: Sequence[Cond]) -> Cond:
         names = [field.name for field in fields(Cond)]
-        columns = {name: [getattr(cond, name) for cond in conds] for name in names}
-        return Cond(**{name: None if row[0] is None else torch.cat(row) for name, row in columns.items()})
+        columns: dict[str, list[Any]] = {name: [getattr(cond, name) for cond in conds] for name in names}
+        return Cond(**{name: row[0] if row[0] is None else torch.cat(row) for name, row in columns.items()})
 
 
 @runtime_checkable

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-# The list LCM-LoRA was trained on (method.md 3.1): 278 modules in SD 1.5.
+# The list that LCM-LoRA was trained on: 278 modules in SD 1.5.
 LORA_TARGETS = (
-    "to_q to_k to_v to_out.0 proj_in proj_out ff.net.0.proj ff.net.2 "
-    "conv1 conv2 conv_shortcut downsamplers.0.conv upsamplers.0.conv time_emb_proj"
-).split()
+    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
+)
 LONGEST_PROMPT = 2000  # characters; what is longer is a pasted file, not a prompt
 
 
@@ -43,7 +43,7 @@ class SD15:
     _empty: Tensor | None = field(default=None, repr=False)
 
     family = "sd15"
-    lora_targets = tuple(LORA_TARGETS)
+    lora_targets = LORA_TARGETS
 
     @property
     def device(self) -> torch.device:

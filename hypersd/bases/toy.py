@@ -1,7 +1,7 @@
 """Bases whose truth is known in closed form: Gaussian data, and a mixture of Gaussians in one dimension.
 
 For N(0, s0²) the ideal ε is linear in x_t, the flow map is a factor, and what a distilled student must
-reach can be written down (method.md 6.12). `Toy` puts the Gaussian behind the `Base` protocol: its
+reach can be written down (docs/paper_index.md). `Toy` puts the Gaussian behind the `Base` protocol: its
 network is a table of one coefficient a timestep, so that a rank-1 LoRA on it can hold any linear student.
 """
 
@@ -50,9 +50,7 @@ class Mixture:
 
     def _at(self, t: Int[Tensor, " b"]) -> torch.distributions.MixtureSameFamily:
         alpha, sigma = (level.double() for level in self.schedule.at(t, 2))
-        components = torch.distributions.Normal(
-            alpha * self.means, ((alpha * self.stds) ** 2 + sigma**2).sqrt()
-        )
+        components = torch.distributions.Normal(alpha * self.means, ((alpha * self.stds) ** 2 + sigma**2).sqrt())
         weights = torch.distributions.Categorical(self.weights.double().expand(len(t), -1))
         return torch.distributions.MixtureSameFamily(weights, components)
 

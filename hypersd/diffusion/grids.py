@@ -9,7 +9,7 @@ TCD_STRIDE_POINTS = 50  # diffusers' `original_inference_steps` for TCD and LCM
 
 
 def solver_grid(points: int, total: int = 1000) -> list[int]:
-    """t(n) = (n+1)·T/N − 1 for n = 0 .. N−1, ascending: the teacher's solver grid (method.md 6.2)."""
+    """t(n) = (n+1)·T/N − 1 for n = 0 .. N−1, ascending: the teacher's solver grid."""
     if points < 1 or total % points:
         raise ValueError(f"a solver grid of {points} points does not divide {total} timesteps; use 40 or 200")
     stride = total // points

@@ -108,6 +108,4 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
         raise ValueError(f"beta_schedule {shape!r} is not supported; Stable Diffusion uses 'scaled_linear'")
     if other := [key for key in ("trained_betas", "rescale_betas_zero_snr") if config.get(key)]:
         raise ValueError(f"{other[0]} is not supported; Stable Diffusion's own schedule has none")
-    return scaled_linear(
-        config.get("num_train_timesteps", 1000), config["beta_start"], config["beta_end"], prediction
-    )
+    return scaled_linear(config.get("num_train_timesteps", 1000), config["beta_start"], config["beta_end"], prediction)

@@ -3,7 +3,7 @@
 The paper's t_b = ⌊t / ⌊T/k⌋⌋ · ⌊T/k⌋ puts 7/3/1 points of a 40-point grid outside their own segment
 for k = 8/4/2 (t_{n−1} = 124 < t_b = 125). Segments here live on the indices of the solver grid
 instead: N points, k segments of N/k points, and the boundary in front of segment j is the grid point
-j·T/k − 1, with −1 (ᾱ_0) in front of the first. See method.md 6.2.
+j·T/k − 1, with −1 (ᾱ_0) in front of the first.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Segments:
 
         A `share` of them comes from `visited`, the timesteps of every sampler and step count that the
         student will be used with: first a list, then one of its timesteps, each with equal chance.
-        Neither solver grid contains all of them (method.md 6.12). The rest comes from the solver grid.
+        Neither solver grid, 40 or 200 points, contains all of them. The rest comes from the solver grid.
         """
         on_grid = self.grid[(u.double() * self.points).long()]
         if not visited or share == 0:

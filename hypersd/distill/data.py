@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,9 +29,7 @@ from hypersd.distill.randomness import Generators, normal, uniform
 from hypersd.draw.pipeline import Drawer, Settings
 from hypersd.recipe import Strict, check
 
-LATENTS_HINT = (
-    "build it with `python -m emoji.make`, or train from prompts alone with `data={kind: prompts}`"
-)
+LATENTS_HINT = "build it with `python -m emoji.make`, or train from prompts alone with `data={kind: prompts}`"
 
 
 class Data(Protocol):
@@ -121,8 +120,11 @@ def gaussian(base: Base, settings: GaussianSettings, cache: Path) -> Data:
     return GaussianData(base, settings)
 
 
-KINDS = {"latents": (latents, LatentsSettings), "prompts": (prompts, PromptsSettings)}
-KINDS |= {"gaussian": (gaussian, GaussianSettings)}
+KINDS: dict[str, tuple[Callable[..., Data], type[Strict]]] = {
+    "latents": (latents, LatentsSettings),
+    "prompts": (prompts, PromptsSettings),
+    "gaussian": (gaussian, GaussianSettings),
+}
 
 
 def load(base: Base, settings: dict[str, Any], cache: Path) -> Data:

@@ -1,11 +1,11 @@
 """One step of trajectory segmented consistency distillation (Hyper-SD §3.1, Eq. 12, Algorithm 1).
 
-    t, s, end     two grid points and an end, all in one segment
-    x_t           α_t x0 + σ_t ε
-    x_s           one guided teacher step t → s                         (Eq. 1)
-    x_end         the student's jump  t → end
-    target        the target network's jump  s → end, without gradient
-    loss          distance(x_end, target)                               (Eq. 12, distill/losses)
+t, s, end     two grid points and an end, all in one segment
+x_t           α_t x0 + σ_t ε
+x_s           one guided teacher step t → s                         (Eq. 1)
+x_end         the student's jump  t → end
+target        the target network's jump  s → end, without gradient
+loss          distance(x_end, target)                               (Eq. 12, distill/losses)
 """
 
 from __future__ import annotations

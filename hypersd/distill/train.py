@@ -125,7 +125,8 @@ def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
     for role in kept:
         roles.add(role, recipe.lora.rank, targets, recipe.lora.alpha, seed=recipe.seed)
     if recipe.gradient_checkpointing:
-        base.unet.train().enable_gradient_checkpointing(roles.checkpoint)
+        unet: Any = base.unet.train()  # diffusers checkpoints in training mode only; SD has no dropout
+        unet.enable_gradient_checkpointing(roles.checkpoint)
     data = resolve.data(recipe, base, out)
     write_json(out / "recipe.json", recipe.model_dump(mode="json"))
     return Run(recipe, out, base, roles, data, watch, accelerator, kept)

@@ -63,4 +63,3 @@ class Bars:
 
     def note(self, text: str) -> None:
         self.progress.console.print(text)
-

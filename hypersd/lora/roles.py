@@ -4,12 +4,12 @@ The teacher is the network with its adapters off; student, target, fake score an
 it. PEFT's own switches (`set_adapter`, `disable_adapters`) flip requires_grad, and so silently drop the
 gradients of a graph that is already built; here a switch is two flags on each layer and requires_grad
 never changes. Under gradient checkpointing the forward pass runs again during backward, when another
-role may be on stage: `Roles.checkpoint` stamps the role at the first run and restores it in the second
-(method.md 6.13).
+role may be on stage: `Roles.checkpoint` stamps the role at the first run and restores it in the second.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -32,15 +32,14 @@ class Roles:
         self.playing: Playing = TEACHER
         self._ranks: dict[str, tuple[int, float, tuple[str, ...]]] = {}
 
-    def add(
-        self, role: str, rank: int, targets: Sequence[str], alpha: float | None = None, seed: int = 0
-    ) -> None:
+    def add(self, role: str, rank: int, targets: Sequence[str], alpha: float | None = None, seed: int = 0) -> None:
         """A new LoRA that changes nothing yet (B = 0), fp32, trained or not as its optimiser decides."""
         if role in self._ranks:
             raise ValueError(f"the role {role!r} is already there")
         alpha = rank if alpha is None else alpha
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # many adapters is the point
             torch.manual_seed(seed)
             inject_adapter_in_model(config, self.net, role)
         self._ranks[role] = (rank, alpha, tuple(targets))

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from tests.diffusion import fixed_point
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "toy.json"
-TABLE = {8: 0.4440, 4: 0.4105, 2: 0.3487, 1: 0.2696}  # method.md 6.12: s0 = .5, end uniform, k jumps
+TABLE = {8: 0.4440, 4: 0.4105, 2: 0.3487, 1: 0.2696}  # s0 = .5, end uniform, k jumps
 TEACHER = 0.4714  # 40 guided steps, and the gain of k jumps with `end` at the segment's start
 WINDOW = 50
 
@@ -40,10 +41,7 @@ def gain(out: Path, stage: int, k: int) -> float:
     weights = files.read(out / f"stage{stage + 1}-{k}segments.safetensors").weights
     delta = (weights["table.lora_embedding_B"] @ weights["table.lora_embedding_A"])[0]
     timesteps = [*trailing(k), -1]
-    factors = [
-        fixed_point.factor(t, s, fixed_point.teacher(0.5, t) + float(delta[t]))
-        for t, s in zip(timesteps, timesteps[1:], strict=False)
-    ]
+    factors = [fixed_point.factor(t, s, fixed_point.teacher(0.5, t) + float(delta[t])) for t, s in pairwise(timesteps)]
     return float(np.prod(factors))
 
 

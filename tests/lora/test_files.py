@@ -21,7 +21,8 @@ def make(base, path, rank=2, alpha=None, seed=0):
     roles.add("student", rank, LORA_TARGETS, alpha)
     generator = torch.Generator().manual_seed(seed)
     roles.load(
-        "student", {k: 0.3 * torch.randn(v.shape, generator=generator) for k, v in roles.state("student").items()}
+        "student",
+        {k: 0.3 * torch.randn(v.shape, generator=generator) for k, v in roles.state("student").items()},
     )
     shape, base_shape = roles.shape("student"), files.fingerprint(base.unet)
     files.write(path, roles.state("student"), shape, base_shape, RECIPE, SAMPLER, torch.float32)

@@ -1,0 +1,96 @@
+"""Trains in child processes that SIGKILL themselves at chosen moments, each child going on from the last.
+
+    python -m tests.distill.killer OUT '["iteration", 7]' '["before rename", 1]' ...
+
+Forks, so that what is slow to import is imported once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from hypersd import atomic, recipe
+from hypersd.distill.train import train
+from hypersd.distill.watch import Silent
+
+RECIPE = {
+    "name": "killed",
+    "base": "toy",
+    "data": {"kind": "gaussian"},
+    "lora": {"rank": 1, "dtype": "fp32"},
+    "teacher": {"guidance": [1, 1]},
+    "draw": {"visited_share": 0.3, "pure_noise": 0.5},
+    "optimiser": {"lr": 0.02, "warmup": 5, "decay": "cosine"},
+    "ema": 0.9,
+    "batch": 4,
+    "micro_batch": 3,
+    "checkpoint_every": 6,
+    "stages": [
+        {"segments": 4, "iterations": 20},
+        {"segments": 1, "iterations": 20, "override": {"teacher.follow": "previous"}},
+    ],
+}
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillAt(Silent):
+    """Dies at the n-th update that this process makes, after the optimiser's step."""
+
+    def __init__(self, updates: int) -> None:
+        self.left = updates
+
+    def update(self, iteration: int, loss: float, lr: float) -> None:
+        self.left -= 1
+        if self.left == 0:
+            die()
+
+
+def kill_at_rename(nth: int, after: bool) -> None:
+    """Dies just before or just after the n-th rename that makes a file appear."""
+    rename, calls = os.replace, []
+
+    def replace(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == nth and not after:
+            die()
+        rename(source, target)
+        if len(calls) == nth:
+            die()
+
+    atomic.os.replace = replace
+
+
+def child(out: Path, moment: tuple[str, int] | None) -> None:
+    torch.set_num_threads(1)
+    watch = Silent()
+    if moment:
+        kind, number = moment
+        if kind == "iteration":
+            watch = KillAt(number)
+        else:
+            kill_at_rename(number, after=kind == "after rename")
+    train(recipe.parse(RECIPE), out, resume=True, watch=watch)
+
+
+def main(out: Path, moments: list[tuple[str, int]]) -> None:
+    for moment in [*moments, None]:
+        process = os.fork()
+        if process == 0:
+            child(out, moment)
+            os._exit(0)
+        _, status = os.waitpid(process, 0)
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        assert killed == (moment is not None), f"{moment}: status {status}"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [tuple(json.loads(argument)) for argument in sys.argv[2:]])

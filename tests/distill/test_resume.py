@@ -1,0 +1,114 @@
+"""A run that is killed at any moment and resumed ends as the run that was not, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from hypersd import recipe
+from hypersd.distill import checkpoint
+from hypersd.distill.train import train
+from tests.distill.killer import RECIPE
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(out: Path, *moments: tuple[str, int]) -> None:
+    command = [sys.executable, "-m", "tests.distill.killer", str(out), *map(json.dumps, moments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def contents(path: Path):
+    with safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def losses(out: Path) -> list[tuple[int, int, float]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [(line["stage"], line["iteration"], line["loss"]) for line in lines]
+
+
+def test_killed_runs_end_like_the_whole_one(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    rng = random.Random(0)
+    moments = [
+        ("before rename", 1),  # nothing is there yet
+        ("iteration", rng.randint(7, 11)),
+        ("before rename", 3),  # log, recipe, then a checkpoint: the new one is whole but not in place
+        ("after rename", 3),
+        ("iteration", rng.randint(8, 16)),
+        ("before rename", 4),
+    ]
+    run(whole)
+    run(killed, *moments)
+    for name in ("lora.safetensors", "stage1-4segments.safetensors", checkpoint.NAME):
+        (expected, header), (got, other) = contents(whole / name), contents(killed / name)
+        assert expected.keys() == got.keys()
+        assert all(torch.equal(expected[key], got[key]) for key in expected), name
+        assert header == other
+    assert losses(killed) == losses(whole)
+    leftovers = [path.name for path in killed.rglob("*.tmp")]
+    assert len(leftovers) <= len([kind for kind, _ in moments if kind == "before rename"])
+
+
+@pytest.fixture
+def short(tmp_path) -> tuple[recipe.Recipe, Path]:
+    made = recipe.parse({**RECIPE, "stages": [{"segments": 4, "iterations": 3}]})
+    train(made, tmp_path / "run")
+    return made, tmp_path / "run"
+
+
+def test_a_run_is_never_overwritten_by_mistake(short):
+    made, out = short
+    before = (out / "lora.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="already holds a run; go on with --resume"):
+        train(made, out)
+    assert (out / "lora.safetensors").read_bytes() == before
+
+
+def test_resuming_with_another_recipe_names_what_differs(short):
+    made, out = short
+    other = recipe.parse({**made.model_dump(mode="json"), "seed": 1})
+    with pytest.raises(ValueError, match="another recipe \\('seed' differs\\)"):
+        train(other, out, resume=True)
+
+
+def test_a_damaged_checkpoint_says_so(short):
+    made, out = short
+    path = out / checkpoint.NAME
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(OSError, match="damaged"):
+        train(made, out, resume=True)
+
+
+def test_resuming_a_finished_run_changes_nothing(short):
+    made, out = short
+    before, header = contents(out / "lora.safetensors")
+    train(made, out, resume=True)
+    after, same_header = contents(out / "lora.safetensors")
+    assert header == same_header
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_loss_that_explodes_stops_the_run_and_says_where(tmp_path):
+    made = recipe.parse({**RECIPE, "optimiser": {"lr": 1e30, "max_norm": 1e30}})
+    with pytest.raises(FloatingPointError, match=r"stage 1 at iteration .*lower optimiser.lr"):
+        train(made, tmp_path / "run")
+
+
+def test_micro_batches_change_nothing(tmp_path):
+    """Their gradients add up to the batch's: same draws, same loss."""
+    small = {**RECIPE, "stages": [{"segments": 4, "iterations": 8}], "ema": None}
+    for name, size in (("one", None), ("many", 1)):
+        train(recipe.parse({**small, "micro_batch": size}), tmp_path / name)
+    for first, second in zip(losses(tmp_path / "one"), losses(tmp_path / "many"), strict=True):
+        assert first[:2] == second[:2]
+        assert first[2] == pytest.approx(second[2], rel=1e-4)
