@@ -7,9 +7,7 @@ from pathlib import Path
 import torch
 
 
-def write_lora(
-    base, path: Path, rank: int = 2, shape: dict | None = None, sampler: dict | None = None
-) -> Path:
+def write_lora(base, path: Path, rank: int = 2, shape: dict | None = None, sampler: dict | None = None) -> Path:
     from hypersd.lora import files
     from hypersd.lora.roles import Roles
 

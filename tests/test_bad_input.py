@@ -176,13 +176,9 @@ def test_an_unknown_option_suggests_the_nearest(base: Path) -> None:
 
 
 def test_no_such_base(base: Path, tmp_path: Path) -> None:
-    refused(
-        ["sample", "a fox", "--base", tmp_path / "nowhere"], MISTAKE, "no base called", "diffusers folder"
-    )
+    refused(["sample", "a fox", "--base", tmp_path / "nowhere"], MISTAKE, "no base called", "diffusers folder")
     (base / "model_index.json").unlink()
-    refused(
-        ["sample", "a fox", "--base", base], MISTAKE, "not a diffusers folder (no model_index.json in it)"
-    )
+    refused(["sample", "a fox", "--base", base], MISTAKE, "not a diffusers folder (no model_index.json in it)")
 
 
 def test_a_damaged_index(base: Path) -> None:
@@ -193,9 +189,7 @@ def test_a_damaged_index(base: Path) -> None:
 @pytest.mark.parametrize("part", WEIGHTS)
 def test_missing_weights(base: Path, part: str) -> None:
     (base / part / WEIGHTS[part]).unlink()
-    refused(
-        ["sample", "a fox", "--base", base], FAILURE, "no weights in", f"base/{part}", "fetch the model again"
-    )
+    refused(["sample", "a fox", "--base", base], FAILURE, "no weights in", f"base/{part}", "fetch the model again")
 
 
 @pytest.mark.parametrize("part", WEIGHTS)
@@ -256,9 +250,7 @@ def test_a_lora_on_the_toy(lora: Path) -> None:
 
 def test_weights_that_are_no_lora(base: Path) -> None:
     weights = base / "vae" / WEIGHTS["vae"]
-    refused(
-        ["sample", "a fox", "--base", base, "--lora", weights], MISTAKE, "not a LoRA in the diffusers layout"
-    )
+    refused(["sample", "a fox", "--base", base, "--lora", weights], MISTAKE, "not a LoRA in the diffusers layout")
 
 
 @pytest.mark.parametrize("ending", [".pt", ".bin", ".ckpt"])

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 
 def demo(
-    prompt: Annotated[
-        str | None, typer.Option(help="Your own, with four seeds. [default: eight prompts]")
-    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Your own, with four seeds. [default: eight prompts]")] = None,
     seed: Annotated[int, typer.Option(min=0, max=HIGHEST_SEED)] = 0,
     base: Annotated[str, typer.Option(help="emoji (bundled) or a diffusers folder.")] = "emoji",
     lora: Annotated[str, typer.Option(help="bundled or a .safetensors file.")] = "bundled",
@@ -88,9 +86,7 @@ def _show(records: list[dict[str, Any]], out: Path, seconds: float) -> None:
         "\n`hypersd evaluate` measures thousands.",
         style="dim",
     )
-    console.print(
-        f"\nLook at  {out / 'demo.png'}   (numbers: {out / 'demo.json'}; {seconds:.0f} s)", soft_wrap=True
-    )
+    console.print(f"\nLook at  {out / 'demo.png'}   (numbers: {out / 'demo.json'}; {seconds:.0f} s)", soft_wrap=True)
     console.print("\nNext:", 'PROMPT="a blue whale, 3D style" make demo', sep="\n  ", highlight=False)
     console.print('  .venv/bin/hypersd sample "a purple heart, flat style" --steps 2', highlight=False)
     console.print("  .venv/bin/hypersd train recipes/emoji.yaml", highlight=False)

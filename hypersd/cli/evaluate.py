@@ -29,9 +29,7 @@ def evaluate(
         float | None, typer.Option(help="The original's. [default: what the LoRA was distilled with]")
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    optional: Annotated[
-        bool, typer.Option(help="Also ask ResNet50 and LPIPS, where they were fetched.")
-    ] = True,
+    optional: Annotated[bool, typer.Option(help="Also ask ResNet50 and LPIPS, where they were fetched.")] = True,
     out: Annotated[
         Path | None, typer.Option(help="JSON, such as docs/results/emoji.json; a table is printed anyway.")
     ] = None,

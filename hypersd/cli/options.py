@@ -23,9 +23,7 @@ def numbers(text: str, option: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(
-            f"{option} wants whole numbers with commas between, such as 1,2,4,8; not {text!r}"
-        ) from None
+        raise ValueError(f"{option} wants whole numbers with commas between, such as 1,2,4,8; not {text!r}") from None
 
 
 def check_png(path: Path) -> Path:

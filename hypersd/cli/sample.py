@@ -29,9 +29,7 @@ def sample(
     guidance: Annotated[
         float | None, typer.Option(help="1 (or 0) is off. [default: the LoRA's, 1; without a LoRA 5]")
     ] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="ddim, tcd or lcm. [default: the LoRA's, or ddim]")
-    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddim, tcd or lcm. [default: the LoRA's, or ddim]")] = None,
     eta: Annotated[float | None, typer.Option(help="TCD's noise, 0 to 1.")] = None,
     width: Annotated[int | None, typer.Option(help="In pixels. [default: the base's]")] = None,
     height: Annotated[int | None, typer.Option(help="In pixels. [default: the base's]")] = None,

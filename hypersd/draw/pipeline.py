@@ -47,9 +47,7 @@ class Settings:
         if not self.guidance_scale >= 0:
             raise ValueError(f"guidance_scale must be 0 (off) or more, not {self.guidance_scale:g}")
         if self.guidance_scale == 0:
-            warnings.warn(
-                "guidance_scale 0 means off, as on Hyper-SD's model cards: taken as 1", stacklevel=3
-            )
+            warnings.warn("guidance_scale 0 means off, as on Hyper-SD's model cards: taken as 1", stacklevel=3)
             settings = replace(settings, guidance_scale=1.0)
         if self.negative and settings.guidance_scale == 1:
             warnings.warn("the negative prompt does nothing at guidance_scale 1; raise it", stacklevel=3)
@@ -59,9 +57,7 @@ class Settings:
 class Drawer:
     """A base with an optional LoRA, ready to draw."""
 
-    def __init__(
-        self, base: Base, lora: Path | None = None, scale: float = 1.0, roles: Roles | None = None
-    ) -> None:
+    def __init__(self, base: Base, lora: Path | None = None, scale: float = 1.0, roles: Roles | None = None) -> None:
         """`roles` are those that are on the base already, if it is being trained."""
         self.base = base
         self.roles = roles or Roles(base.unet)
@@ -105,11 +101,7 @@ class Drawer:
         settings = settings.checked()
         sampler = samplers.load(settings.sampler, **settings.sampler_settings)
         cond = self.base.encode(prompts)
-        null = (
-            self.base.encode([settings.negative] * len(prompts))
-            if settings.negative
-            else self.base.null(cond)
-        )
+        null = self.base.encode([settings.negative] * len(prompts)) if settings.negative else self.base.null(cond)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         shape = self.base.latent_shape(settings.height, settings.width)
         noise = samplers.noise_like(torch.empty(len(prompts), *shape, device=self.base.device), generators)
