@@ -11,7 +11,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -20,16 +19,17 @@ from torch import Tensor
 from hypersd import bundled
 
 SPLITS = ("develop", "report")
+FILE = "captions.json"
 CANDIDATES = 100  # captions a picture is retrieved among, its own included
-ATTRIBUTES = ("concept", "gender", "tone", "style")
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption, and other captions that differ from it in one attribute."""
+    """A caption, others that differ from it in one attribute, and others that differ in more."""
 
     text: str
     near: tuple[str, ...] = ()
+    far: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,22 @@ class Retrieval:
 
 
 def load(split: str, folder: Path = bundled.EVALUATION) -> list[Caption]:
-    """The captions of one half, in an order that is random but always the same."""
+    """The captions of one half, in an order that is random but always the same.
+
+    The file has every text once, and records that name their texts by index.
+    """
     if split not in SPLITS:
         raise ValueError(f"there is no split {split!r}; use one of {', '.join(SPLITS)}")
-    path = folder / "captions.json"
+    path = folder / FILE
     if not path.is_file():
         raise FileNotFoundError(f"no held-out captions at {path}; they come with the bundled miniature")
-    records = [record for record in json.loads(path.read_text()) if record["half"] == split]
-    captions = {record["caption"]: Caption(record["caption"], _near(record, records)) for record in records}
+    found = json.loads(path.read_text())
+    texts, captions = found["texts"], {}
+    for record in found["records"]:
+        if record["half"] == split:
+            near, far = (tuple(texts[i] for i in record.get(which, ())) for which in ("near", "far"))
+            captions[record["caption"]] = Caption(texts[record["caption"]], near, far)
     return random.Random(0).sample(list(captions.values()), len(captions))
-
-
-def _near(record: dict[str, Any], others: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """Captions one attribute away: those that the file lists, else those that it happens to hold."""
-    if "near" in record:
-        return tuple(record["near"])
-    return tuple(
-        dict.fromkeys(
-            other["caption"] for other in others if sum(other[a] != record[a] for a in ATTRIBUTES) == 1
-        )
-    )
 
 
 def paired(captions: int, pictures: int) -> Int[Tensor, " n"]:
@@ -74,16 +70,23 @@ def paired(captions: int, pictures: int) -> Int[Tensor, " n"]:
     return (torch.arange(pictures) // 2) % captions
 
 
-def retrieval(captions: Sequence[Caption], count: int = CANDIDATES, seed: int = 0) -> Retrieval:
-    """Half of a row's others are one attribute away, as far as there are so many; the rest are anyone's."""
-    texts = list(dict.fromkeys([c.text for c in captions] + [near for c in captions for near in c.near]))
+def retrieval(captions: Sequence[Caption], count: int = CANDIDATES) -> Retrieval:
+    """Half of a row's others are one attribute away, as far as there are so many; the rest are farther.
+
+    Where a caption names too few, other captions fill its row.
+    """
+    named = [text for caption in captions for text in (*caption.near, *caption.far)]
+    texts = list(dict.fromkeys([*(caption.text for caption in captions), *named]))
     index = {text: i for i, text in enumerate(texts)}
-    count, rows = min(count, len(texts)), []
-    for number, caption in enumerate(captions):
-        rng = random.Random(f"{seed} {number}")
-        near = [index[text] for text in caption.near if text != caption.text]
-        near = rng.sample(near, min(len(near), count // 2))
-        taken = {index[caption.text], *near}
-        far = [i for i in rng.sample(range(len(texts)), len(texts)) if i not in taken]
-        rows.append([index[caption.text], *near, *far[: count - 1 - len(near)]])
-    return Retrieval(tuple(texts), torch.tensor(rows))
+    rows = [_row(caption, captions, min(count, len(texts))) for caption in captions]
+    return Retrieval(tuple(texts), torch.tensor([[index[text] for text in row] for row in rows]))
+
+
+def _row(caption: Caption, others: Sequence[Caption], count: int) -> list[str]:
+    rng = random.Random(caption.text)
+    near = [text for text in dict.fromkeys(caption.near) if text != caption.text]
+    near = rng.sample(near, min(len(near), count // 2))
+    anyone = [other.text for other in rng.sample(list(others), len(others))]
+    taken = {caption.text, *near}
+    far = [text for text in dict.fromkeys([*caption.far, *anyone, *caption.near]) if text not in taken]
+    return [caption.text, *near, *far[: count - 1 - len(near)]]

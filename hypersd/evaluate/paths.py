@@ -17,6 +17,7 @@ from hypersd.evaluate import fidelity, protocol, solvers
 from hypersd.evaluate.protocol import Plan
 from hypersd.evaluate.sets import VERSION, Studio, digest, start
 
+SUBSTEPS = fidelity.SUBSTEPS
 FROM_NOISE = "from noise"
 PATH_SETS = 50  # seeds of paths are apart from those of pictures
 Errors = dict[str, dict[str, float]]
@@ -48,7 +49,7 @@ def _measure(
     base = studio.base
     noise, _ = start(base, seeds)
     with playing(studio.plain, prompts, guidance) as teacher:
-        path = fidelity.walk(base.schedule, teacher, noise)
+        path = fidelity.walk(base.schedule, teacher, noise, SUBSTEPS)
     found: Errors = {}
     for name, (drawer, scale) in jumpers(studio, guidance).items():
         with playing(drawer, prompts, scale) as student:

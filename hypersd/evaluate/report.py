@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hypersd.atomic import write_bytes, write_json
+from hypersd.atomic import write_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -89,7 +89,8 @@ class Report:
         return bool(self.about.get("quick", False))
 
     def write(self, path: Path) -> None:
-        write_json(path, asdict(self))
+        """Keys in the order of the tables, which `read` keeps."""
+        write_bytes(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
 
 @dataclass(frozen=True)

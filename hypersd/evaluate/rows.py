@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from hypersd.evaluate import captions, frechet, measures, paths, protocol
+from hypersd.evaluate import captions, diversity, frechet, measures, paths, protocol
 from hypersd.evaluate.baselines import choose
 from hypersd.evaluate.captions import Caption
 from hypersd.evaluate.measures import Ruler
@@ -78,7 +78,7 @@ def measure(job: Job, real: Real) -> Report:
     rows = [row(job, ruler, role, plan) for role, plan in plans]
     errors, ways = path_errors(job, [plan for _, plan in plans[1:]])
     rows = [with_path(found, errors.get(plan.label)) for found, (_, plan) in zip(rows, plans, strict=True)]
-    rows, ends = with_ratios(rows), ruler.ends()
+    rows, ends = comparable(with_ratios(rows)), ruler.ends()
     return Report(tuple(rows), tuple(yardsticks(rows, ends)), ends, ways, selection)
 
 
@@ -141,6 +141,19 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
         replace(row, values={**row.values, "fd_ratio": ratio(row)}) if row.role == "distilled" else row
         for row in rows
     ]
+
+
+def comparable(rows: Sequence[Row]) -> list[Row]:
+    """Leaves diversity out where captions are not followed as by the teacher: see `diversity.py`."""
+    (teacher,) = (row for row in rows if row.role == "teacher")
+
+    def keep(row: Row) -> bool:
+        return diversity.counts(row.mean("recall_at_1"), teacher.mean("recall_at_1"))
+
+    def without(row: Row) -> Row:
+        return replace(row, values={name: v for name, v in row.values.items() if name != "diversity"})
+
+    return [row if keep(row) else without(row) for row in rows]
 
 
 def work(job_steps: Sequence[int], guidance: float, pictures: int, sets: int, tuned: bool, paths: int) -> int:

@@ -1,6 +1,8 @@
 import torch
 
 from hypersd.evaluate import diversity
+from hypersd.evaluate.report import Row, Stat
+from hypersd.evaluate.rows import comparable
 
 
 def cloud(n: int, seed: int = 0) -> torch.Tensor:
@@ -36,3 +38,11 @@ def test_the_radius_is_that_of_the_third_neighbour():
 def test_diversity_counts_within_two_points_of_the_teacher():
     assert diversity.counts(0.59, 0.60)
     assert not diversity.counts(0.57, 0.60)
+
+
+def test_diversity_is_not_shown_where_captions_are_not_followed():
+    def row(role, recall):
+        return Row(role, 4, 4, "ddim", 1.0, {"recall_at_1": Stat((recall,)), "diversity": Stat((0.5,))})
+
+    rows = comparable([row("teacher", 0.6), row("distilled", 0.59), row("distilled", 0.4)])
+    assert ["diversity" in found.values for found in rows] == [True, True, False]

@@ -1,5 +1,7 @@
 """Path fidelity where the paths are known: Gaussian data, whose exact flow is a factor."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -73,7 +75,7 @@ def test_the_undistilled_base_misses_by_the_closed_form(toy, path, predict, step
 def gain(toy, timesteps):
     """Π [α_s (1 − σ_t c_t) / α_t + σ_s c_t], c_t = σ_t / (α_t² s0² + σ_t²)."""
     product = 1.0
-    for t, s in zip(timesteps, timesteps[1:], strict=False):
+    for t, s in pairwise(timesteps):
         (a, b), (a_s, b_s) = (
             tuple(float(v) for v in toy.schedule.at(full(i, torch.zeros(1)), 1)) for i in (t, s)
         )
@@ -91,7 +93,9 @@ def test_to_stay_is_an_error_of_one(toy, path):
         eps = (x / a_e - x / a) / (s_e / a_e - s / a)
         return (x - s * eps) / a, eps
 
-    assert fidelity.segment_errors(toy.schedule, stay, path, 1).tolist()[0] == pytest.approx([1] * 3, rel=1e-3)
+    assert fidelity.segment_errors(toy.schedule, stay, path, 1).tolist()[0] == pytest.approx(
+        [1] * 3, rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("name", sorted(solvers.SCHEDULERS))

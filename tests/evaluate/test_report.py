@@ -1,0 +1,91 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from hypersd.evaluate import report
+from hypersd.evaluate.report import Report, Row, Stat
+from hypersd.evaluate.yardsticks import yardsticks
+
+
+def rows():
+    def values(**given):
+        return {name: Stat(value if isinstance(value, tuple) else (value,)) for name, value in given.items()}
+
+    teacher = values(alignment=(1.0, 0.99, 1.01), recall_at_1=0.5, fd_teacher=0.1, seconds=0.5)
+    hard = values(alignment=0.9, fd_teacher=4.0)
+    student = values(alignment=(0.96, 0.97, 0.98), recall_at_1=0.5, fd_teacher=2.0, fd_ratio=0.4)
+    return (
+        Row("teacher", 25, 50, "ddim", 5.0, teacher),
+        Row("hardness", 4, 8, "ddim", 5.0, hard),
+        Row("distilled", 4, 4, "ddim", 1.0, student),
+        Row("distilled", 4, 4, "tcd", 1.0, student),
+    )
+
+
+@pytest.fixture
+def found():
+    ends = {"floor of fd_teacher": 0.4, "R@1 of real pictures": 0.8}
+    paths = {"LoRA": {"k=1": Stat((0.5, 0.7)), "k=1 segment 0": Stat((0.5, 0.7))}}
+    about = {"command": "hypersd evaluate", "pictures": 200, "seeds": 3, "quick": True, "split": "develop"}
+    about |= {"sha256": {"base": "abcdef0123456789"}, "wall_seconds": 12.5, "date": "2026-01-01"}
+    choice = {"4 steps": {"base, 4 steps, ddim": 5.0, "base, 4 steps, unipc": 4.0}}
+    return Report(rows(), tuple(yardsticks(rows(), ends)), ends, paths, choice, about)
+
+
+def test_a_report_comes_back_from_json_as_it_was(found, tmp_path):
+    found.write(tmp_path / "a.json")
+    assert report.read(tmp_path / "a.json") == found
+    assert report.markdown(report.read(tmp_path / "a.json"), "a") == report.markdown(found, "a")
+
+
+def test_cells_have_mean_and_spread(found):
+    titles, cells = report.lines(found)
+    at = titles.index("alignment")
+    assert cells[0][at] == "1.000 ± 0.010"
+    assert cells[1][at] == "0.900"
+    assert cells[1][titles.index("R@1 %")] == "–"
+    assert cells[0][titles.index("R@1 %")] == "50.0"
+    assert "LPIPS over seeds" not in titles
+
+
+def test_the_page_keeps_what_people_wrote_around_the_tables(found, tmp_path):
+    folder, page = tmp_path / "results", tmp_path / "results.md"
+    found.write(folder / "emoji.json")
+    page.write_text("# Results\n\nBefore.\n")
+    report.write_page(folder, page)
+    page.write_text(page.read_text() + "\nAfter.\n")
+    once = page.read_text()
+    report.write_page(folder, page)
+    assert page.read_text() == once
+    assert once.startswith("# Results\n\nBefore.\n")
+    assert once.endswith("After.\n")
+    assert "### emoji" in once
+    assert "A quick look" in once
+    assert "| LoRA | 0.600 ± 0.141 |" in once
+    assert "| 4 steps | base, 4 steps, unipc |" in once
+
+
+def test_yardsticks_speak_of_the_reference_sampler_only(found):
+    by = {y.claim: y for y in found.yardsticks}
+    assert len(by) == len(found.yardsticks) == 4
+    assert by["alignment at 4 steps"].holds
+    assert not by["FD to teacher at 4 steps, over the best undistilled"].holds
+    hard = by["the base's FD at 4 guided steps, over a second 25-step set's"]
+    assert hard.value == pytest.approx(4.0 / (0.1 + 0.4))
+    assert hard.holds
+    real = by["the base's R@1, over real pictures'"]
+    assert real.value == pytest.approx(0.5 / 0.8)
+    assert real.holds
+
+
+def test_what_is_no_report_is_refused_in_one_line(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"rows": []}))
+    with pytest.raises(ValueError, match="not a report"):
+        report.read(tmp_path / "a.json")
+
+
+def test_tables_for_the_terminal(found):
+    assert report.table(found).row_count == 4
+    assert report.verdicts(found).row_count == 4
+    assert report.table(replace(found, about={})).title is None
