@@ -130,6 +130,8 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Recipe:
 def parse(values: Mapping[str, Any]) -> Recipe:
     """Checks a recipe, and every stage of it with its overrides."""
     recipe = _validated(values)
+    if not recipe.stages:
+        raise ValueError("the recipe has no stages; give at least {segments: 8, iterations: 1000}")
     for index, stage in enumerate(recipe.stages):
         Segments(stage.segments, recipe.at(index).draw.points)
     return recipe

@@ -41,14 +41,16 @@ class Cond:
         return self._map(lambda tensor: tensor.to(device))
 
     def _map(self, change: Any) -> Cond:
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Cond(**{name: value if value is None else change(value) for name, value in values.items()})
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {name: v if v is None else change(v) for name, v in held.items()}
+        return Cond(**changed)
 
     @staticmethod
     def cat(conds: Sequence[Cond]) -> Cond:
         names = [field.name for field in fields(Cond)]
-        columns: dict[str, list[Any]] = {name: [getattr(cond, name) for cond in conds] for name in names}
-        return Cond(**{name: row[0] if row[0] is None else torch.cat(row) for name, row in columns.items()})
+        columns = {name: [getattr(cond, name) for cond in conds] for name in names}
+        joined: dict[str, Any] = {name: v[0] if v[0] is None else torch.cat(v) for name, v in columns.items()}
+        return Cond(**joined)
 
 
 @runtime_checkable

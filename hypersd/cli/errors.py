@@ -33,7 +33,7 @@ class Verbs(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             raise
-        except (ValueError, OSError, MemoryError) as error:
+        except (ValueError, OSError, MemoryError, FloatingPointError) as error:
             if debug:
                 raise
             say(str(error) or type(error).__name__, "error")

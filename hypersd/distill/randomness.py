@@ -25,7 +25,7 @@ def generators(seed: int, stage: int, iteration: int, indices: range) -> Generat
 def uniform(rngs: Generators, numbers: int) -> list[Tensor]:
     """`numbers` independent tensors of shape b, uniform in [0, 1), float64."""
     rows = torch.stack([torch.rand(numbers, generator=rng, dtype=torch.float64) for rng in rngs])
-    return list(rows.T)
+    return list(rows.T.contiguous())
 
 
 def normal(rngs: Generators, shape: Sequence[int]) -> Tensor:

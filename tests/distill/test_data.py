@@ -1,0 +1,85 @@
+"""Where latents and captions come from."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hypersd.distill import data
+from hypersd.distill.randomness import generators
+
+
+def write(path, captions, weight=(1.0, 3.0)):
+    latents = torch.stack([torch.full((4, 8, 8), float(i)) for i in range(len(weight))])
+    tensors = {"latents": latents.half(), "weight": torch.tensor(weight)}
+    save_file(tensors, path, {"captions": json.dumps(captions)})
+
+
+def test_latents_come_with_one_of_their_captions_and_by_weight(tiny_base, tmp_path):
+    path = tmp_path / "latents.safetensors"
+    write(path, [["a cat", "a black cat"], ["a dog"]])
+    source = data.load(tiny_base, {"kind": "latents", "path": str(path)}, tmp_path)
+    x0, cond = source.draw(generators(0, 0, 0, range(200)))
+    which = x0[:, 0, 0, 0]
+    assert 0.65 < which.mean() < 0.85  # 3 to 1
+    texts = tiny_base.encode(["a cat", "a black cat", "a dog"]).tokens
+    near = (cond.tokens[:, None] - texts[None]).flatten(2).norm(dim=2).argmin(1)
+    assert set(near[which == 0].tolist()) == {0, 1}
+    assert set(near[which == 1].tolist()) == {2}
+
+
+def test_a_sample_is_the_same_whatever_its_batch(tiny_base, tmp_path):
+    path = tmp_path / "latents.safetensors"
+    write(path, [["a cat", "a black cat"], ["a dog"]])
+    source = data.load(tiny_base, {"kind": "latents", "path": str(path)}, tmp_path)
+    whole, _ = source.draw(generators(0, 0, 5, range(16)))
+    part, _ = source.draw(generators(0, 0, 5, range(8, 16)))
+    assert torch.equal(whole[8:], part)
+
+
+def test_prompts_alone_are_enough_and_the_pool_is_drawn_once(tiny_base, tmp_path, monkeypatch):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red bird\n\na blue fish\n")
+    settings = {"kind": "prompts", "prompts": str(prompts), "pool": 5, "steps": 2, "batch": 2}
+    first = data.load(tiny_base, settings, tmp_path)
+    assert first.latents.shape == (5, 4, 8, 8)
+    assert [texts[0] for texts in first.captions] == ["a red bird", "a blue fish"] * 2 + ["a red bird"]
+    monkeypatch.setattr(data, "_pool", lambda *_: pytest.fail("drawn again"))
+    again = data.load(tiny_base, settings, tmp_path)
+    assert torch.equal(first.latents, again.latents)
+    other = {**settings, "seed": 1}
+    monkeypatch.undo()
+    assert not torch.equal(data.load(tiny_base, other, tmp_path).latents, first.latents)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"kind": "pictures"}, ValueError, "unknown data kind 'pictures': use one of latents, prompts, gaussian"),
+        ({"kind": "latents", "path": "nowhere"}, ValueError, "no latents at nowhere"),
+        ({"kind": "latents"}, ValueError, "lacks 'data.path'"),
+        ({"kind": "prompts", "pol": 3}, ValueError, "'data.pol': did you mean 'pool'"),
+    ],
+)
+def test_mistakes_name_the_remedy(tiny_base, tmp_path, settings, error, message):
+    with pytest.raises(error, match=".") as caught:
+        data.load(tiny_base, settings, tmp_path)
+    assert message in str(caught.value)
+
+
+def test_captions_that_do_not_match_are_refused(tiny_base, tmp_path):
+    path = tmp_path / "latents.safetensors"
+    write(path, [["a cat"]])
+    with pytest.raises(ValueError, match="2 latents but 1 lists of captions"):
+        data.load(tiny_base, {"kind": "latents", "path": str(path)}, tmp_path)
+
+
+def test_a_damaged_file_says_so(tiny_base, tmp_path):
+    path = tmp_path / "latents.safetensors"
+    write(path, [["a cat"], ["a dog"]])
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(OSError, match="damaged"):
+        data.load(tiny_base, {"kind": "latents", "path": str(path)}, tmp_path)

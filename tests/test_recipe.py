@@ -1,0 +1,71 @@
+"""Recipes are strict, and every mistake is one line that says the remedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hypersd import recipe
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+LEAST = {"name": "least", "stages": [{"segments": 8, "iterations": 10}]}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_in_the_repository_is_valid(path):
+    made = recipe.load(path)
+    assert made.name == path.stem
+    assert recipe.parse(json.loads(made.model_dump_json())) == made
+
+
+def test_assignments_reach_every_depth(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(json.dumps({**LEAST, "losses": {"consistency": {"distance": "mse"}}}))
+    made = recipe.load(path, ["batch=4", "lora.rank=8", "stages.0.iterations=3", "losses.consistency.c=0.01"])
+    assert (made.batch, made.lora.rank, made.stages[0].iterations) == (4, 8, 3)
+    assert made.losses["consistency"] == {"distance": "mse", "c": 0.01}
+
+
+def test_a_stage_overrides_only_itself():
+    stages = [{"segments": 8, "iterations": 1}, {"segments": 1, "iterations": 1, "override": {"draw.end": "start"}}]
+    made = recipe.parse({**LEAST, "stages": stages})
+    assert [made.at(i).draw.end for i in range(2)] == ["uniform", "start"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bach": 4}, "unknown recipe key 'bach': did you mean 'batch'?"),
+        ({"lora": {"rnak": 4}}, "unknown recipe key 'lora.rnak': did you mean 'rank'?"),
+        ({"draw": {"end": "middle"}}, "recipe key 'draw.end'"),
+        ({"draw": {"points": 41}}, "a solver grid of 41 points does not divide 1000 timesteps; use 40 or 200"),
+        ({"stages": [{"segments": 3, "iterations": 1}]}, "3 segments do not divide a solver grid of 40 points"),
+        ({"stages": []}, "the recipe has no stages"),
+        ({"lora": {"rank": 0}}, "recipe key 'lora.rank'"),
+        ({"batch": "many"}, "recipe key 'batch'"),
+        (
+            {"stages": [{"segments": 1, "iterations": 1, "override": {"draw.edn": "start"}}]},
+            "unknown recipe key 'draw.edn': did you mean 'end'?",
+        ),
+    ],
+)
+def test_mistakes_are_one_line_with_the_remedy(change, message):
+    with pytest.raises(ValueError, match=".") as caught:
+        recipe.parse({**LEAST, **change})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_name_is_named():
+    with pytest.raises(ValueError, match="the recipe lacks 'name'"):
+        recipe.parse({"stages": LEAST["stages"]})
+
+
+@pytest.mark.parametrize("assignment", ["batch", "stages.7.iterations=1", "name.first=x"])
+def test_assignments_that_lead_nowhere(assignment, tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(json.dumps(LEAST))
+    with pytest.raises(ValueError, match="key=value|is no index|has no keys below"):
+        recipe.load(path, [assignment])
