@@ -36,18 +36,14 @@ def score(images: Float[Tensor, "n d"], texts: Float[Tensor, "n d"]) -> float:
     return float((images.double() * texts.double()).sum(1).mean())
 
 
-def shuffled_score(
-    images: Float[Tensor, "n d"], texts: Float[Tensor, "c d"], own: Int[Tensor, " n"]
-) -> float:
+def shuffled_score(images: Float[Tensor, "n d"], texts: Float[Tensor, "c d"], own: Int[Tensor, " n"]) -> float:
     """The expected score of pictures under one of the *other* captions: all exchanges at once, no luck."""
     table = images.double() @ texts.double().T
     right = table.gather(1, own[:, None]).sum()
     return float((table.sum() - right) / (len(images) * (len(texts) - 1)))
 
 
-def recall_at_1(
-    images: Float[Tensor, "n d"], texts: Float[Tensor, "m d"], candidates: Int[Tensor, "n c"]
-) -> float:
+def recall_at_1(images: Float[Tensor, "n d"], texts: Float[Tensor, "m d"], candidates: Int[Tensor, "n c"]) -> float:
     """The share of pictures whose caption, candidate 0 of each row, beats all of the others."""
     scores = (images.double() @ texts.double().T).gather(1, candidates)
     return float((scores[:, 0] > scores[:, 1:].max(1).values).double().mean())

@@ -88,9 +88,7 @@ def run(
     return report
 
 
-def open_studio(
-    base: str, lora: Path | None, scale: float, precision: str, watchers: Eyes, cache: Path
-) -> Studio:
+def open_studio(base: str, lora: Path | None, scale: float, precision: str, watchers: Eyes, cache: Path) -> Studio:
     """The base with and without its LoRA, both on one network, named by their weights' sha256."""
     loaded: Any = bases.load(base)
     where = bundled.BASE if base == "emoji" else Path(base)

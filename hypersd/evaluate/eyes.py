@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
-Look = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from hypersd.judges.emoji import Judge
+
 Pictures = Float[Tensor, "b 3 h w"]
 LPIPS_PICTURES = 256  # the first of a set, in pairs of one caption
 SECOND_PICTURES = 1000  # the first of a set that the slow ResNet50 looks at
@@ -21,11 +25,11 @@ class Eyes:
     """What sees pictures (b, 3, h, w) in [0, 1]. `name` tells one choice of networks from another."""
 
     name: str
-    features: Look
-    embed_images: Look
+    see: Callable[[Tensor], dict[str, Tensor]]
+    """features (for distances), judged (the judge's embeddings) and quality: one row for each picture."""
     embed_texts: Callable[[Sequence[str]], Tensor]
-    quality: Look
-    second: Look | None = None
+    """Embeddings whose dot products with `judged` are the judge's scores."""
+    second: Callable[[Tensor], Tensor] | None = None
     """ResNet50 features: the second opinion on Fréchet distance."""
     apart: Callable[[Tensor, Tensor], Tensor] | None = None
     """LPIPS between two batches."""
@@ -33,8 +37,7 @@ class Eyes:
     @torch.no_grad()
     def look(self, images: Pictures, number: int = 0, second: bool = True) -> dict[str, Tensor]:
         """What is kept of a batch that starts at picture `number`; 0 and 1, 2 and 3 share captions."""
-        seen = {"features": self.features(images), "judged": self.embed_images(images)}
-        seen["quality"] = self.quality(images)
+        seen = self.see(images)
         if self.second is not None and second and number < SECOND_PICTURES:
             seen["second"] = self.second(images)
         if self.apart is not None and number < LPIPS_PICTURES:
@@ -45,17 +48,31 @@ class Eyes:
 def load(cache: Path, device: torch.device | str = "cpu", optional: bool = True) -> Eyes:
     """EfficientNet-lite0 and judge B; ResNet50 and LPIPS where `hypersd.evaluate.fetch` has put them."""
     from hypersd.evaluate import resnet, vgg
-    from hypersd.judges import emoji, imagenet
+    from hypersd.judges import emoji
 
-    judge = emoji.load_judge("b")
+    judge = emoji.load_judge("b").to(device)
     second = resnet.load(cache) if optional else None
     apart = vgg.load(cache) if optional else None
     return Eyes(
         name="+".join(["lite0", "judge-b", *(["resnet50"] if second else []), *(["lpips"] if apart else [])]),
-        features=imagenet.features,
-        embed_images=judge.embed_images,
-        embed_texts=judge.embed_texts,
-        quality=judge.quality,
+        see=through(judge),
+        embed_texts=lambda texts: judge.embed_texts(list(texts)),
         second=second.to(device) if second else None,
         apart=apart.to(device) if apart else None,
     )
+
+
+def through(judge: Judge) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Features, judge B's embeddings and its quality, with one pass of the ImageNet network for all three."""
+    from hypersd.judges import imagenet
+
+    def see(images: Tensor) -> dict[str, Tensor]:
+        stages = imagenet.stage_features(images)
+        hidden = judge.eyes.read(stages)
+        return {
+            "features": stages[:, -imagenet.WIDTH :],
+            "judged": F.normalize(judge.eyes.out(hidden), dim=-1),
+            "quality": judge.eyes.quality(hidden).squeeze(-1),
+        }
+
+    return see

@@ -30,9 +30,7 @@ Path = dict[int, Tensor]
 
 
 @torch.no_grad()
-def walk(
-    schedule: Schedule, teacher: Predict, noise: Float[Tensor, "b ..."], substeps: int = SUBSTEPS
-) -> Path:
+def walk(schedule: Schedule, teacher: Predict, noise: Float[Tensor, "b ..."], substeps: int = SUBSTEPS) -> Path:
     """The teacher's path from t = T − 1 to −1, kept at every substep."""
     descending = [*solver_grid(substeps, schedule.total)[::-1], -1]
     path = {descending[0]: noise}

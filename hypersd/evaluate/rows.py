@@ -17,7 +17,6 @@ from hypersd.evaluate.report import Report, Row, Stat
 from hypersd.evaluate.sets import Set, Studio
 from hypersd.evaluate.yardsticks import yardsticks
 
-SELECTION_PICTURES = 256
 PATH_WORK = 600  # passes of the network for one path and all that is measured on it, about
 Progress = Callable[[str, float], None]
 """(what is being done, the share of all work that is done) -> None."""
@@ -87,7 +86,7 @@ def undistilled(job: Job, ruler: Ruler) -> tuple[list[tuple[str, Plan]], Selecti
     plans, selection = [("hardness", protocol.teacher(job.guidance, protocol.HARD_STEPS))], {}
 
     def far(plan: Plan) -> float:
-        drawn = job.draw(plan, protocol.SELECTION, min(SELECTION_PICTURES, len(job.own)))
+        drawn = job.draw(plan, protocol.SELECTION, selected(len(job.own)))
         return frechet.distance(ruler.basis.project(drawn["features"]), ruler.of_teacher)
 
     for n in job.steps:
@@ -96,6 +95,11 @@ def undistilled(job: Job, ruler: Ruler) -> tuple[list[tuple[str, Plan]], Selecti
             best, selection[where] = choose(rivals(n, job.guidance), far)
             plans.append((f"undistilled, equal {role}", best))
     return plans, selection
+
+
+def selected(pictures: int) -> int:
+    """How many pictures of each candidate are enough to see which is nearest to the teacher."""
+    return min(pictures, max(64, pictures // 16 * 2))
 
 
 def row(job: Job, ruler: Ruler, role: str, plan: Plan) -> Row:
@@ -117,10 +121,7 @@ def path_errors(job: Job, plans: Sequence[Plan]) -> tuple[dict[str, Stat], dict[
         job.meter.label = f"paths, set {number}"
         sets.append(paths.measure(job.studio, prompts, job.guidance, unique, job.split, number))
         job.meter.tick(job.path_pictures * PATH_WORK)
-    stats = {
-        who: {name: Stat(tuple(found[who][name] for found in sets)) for name in sets[0][who]}
-        for who in sets[0]
-    }
+    stats = {who: {name: Stat(tuple(found[who][name] for found in sets)) for name in sets[0][who]} for who in sets[0]}
     final = {who: found.pop(paths.FROM_NOISE) for who, found in stats.items() if paths.FROM_NOISE in found}
     return final, {who: found for who, found in stats.items() if found}
 
@@ -138,8 +139,7 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
         return Stat(tuple(mine / rival for mine, rival in pairs))
 
     return [
-        replace(row, values={**row.values, "fd_ratio": ratio(row)}) if row.role == "distilled" else row
-        for row in rows
+        replace(row, values={**row.values, "fd_ratio": ratio(row)}) if row.role == "distilled" else row for row in rows
     ]
 
 
@@ -160,11 +160,9 @@ def work(job_steps: Sequence[int], guidance: float, pictures: int, sets: int, tu
     """About how many passes of the network there are to do, for the progress bar."""
     teacher, hard = protocol.teacher(guidance), protocol.teacher(guidance, protocol.HARD_STEPS)
     candidates = [
-        plan
-        for n in job_steps
-        for plan in (*protocol.at_steps(n, guidance), *protocol.at_evaluations(n, guidance))
+        plan for n in job_steps for plan in (*protocol.at_steps(n, guidance), *protocol.at_evaluations(n, guidance))
     ]
     rows = [teacher, hard, *(protocol.students(job_steps) if tuned else [])]
     passes = sum(plan.evaluations for plan in rows) + 3 * sum(job_steps)  # best at equal steps: guided, say
-    chosen = min(SELECTION_PICTURES, pictures) * sum(plan.evaluations for plan in candidates)
+    chosen = selected(pictures) * sum(plan.evaluations for plan in candidates)
     return pictures * (teacher.evaluations + sets * passes) + chosen + sets * paths * PATH_WORK

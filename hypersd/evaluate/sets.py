@@ -85,9 +85,7 @@ class Studio:
             tick(len(chunks[-1]["seconds"]))
         return {name: torch.cat([c[name] for c in chunks if name in c]) for name in chunks[0]}
 
-    def _draw(
-        self, plan: Plan, prompts: Sequence[str], seeds: Sequence[int], second: bool, start: int
-    ) -> Set:
+    def _draw(self, plan: Plan, prompts: Sequence[str], seeds: Sequence[int], second: bool, start: int) -> Set:
         seen = []
         for begin in range(0, len(prompts), BATCH):
             part, clock = slice(begin, begin + BATCH), time.perf_counter()
@@ -101,9 +99,7 @@ class Studio:
 
 
 @torch.no_grad()
-def draw(
-    drawer: Drawer, prompts: Sequence[str], seeds: Sequence[int], settings: Settings
-) -> Float[Tensor, "b 3 h w"]:
+def draw(drawer: Drawer, prompts: Sequence[str], seeds: Sequence[int], settings: Settings) -> Float[Tensor, "b 3 h w"]:
     """Pictures in [0, 1]: `Drawer.draw`, with diffusers' solvers among the samplers."""
     base = drawer.base
     sampler = solvers.load(settings.sampler, settings.sampler_settings)

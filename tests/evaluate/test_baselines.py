@@ -4,9 +4,7 @@ from hypersd.evaluate import baselines, protocol
 def test_the_nearest_plan_is_chosen_and_all_are_reported():
     plans = protocol.at_steps(4, 5.0)
     assert len(plans) == 9
-    best, far = baselines.choose(
-        plans, lambda p: abs(p.settings.guidance_scale - 2) + (p.settings.sampler != "unipc")
-    )
+    best, far = baselines.choose(plans, lambda p: abs(p.settings.guidance_scale - 2) + (p.settings.sampler != "unipc"))
     assert (best.settings.guidance_scale, best.settings.sampler) == (2, "unipc")
     assert far[best.label] == 0
     assert len(far) == 9

@@ -38,17 +38,13 @@ def test_too_few_or_an_odd_number_of_pictures_is_refused(pictures):
 
 def test_splits_are_apart_and_named(tmp_path):
     records = [{"half": "develop", "caption": 0}, {"half": "report", "caption": 1, "near": [0], "far": [2]}]
-    (tmp_path / "captions.json").write_text(
-        json.dumps({"texts": ["one", "two", "three"], "records": records})
-    )
+    (tmp_path / "captions.json").write_text(json.dumps({"texts": ["one", "two", "three"], "records": records}))
     assert captions.load("report", tmp_path) == [Caption("two", ("one",), ("three",))]
     with pytest.raises(ValueError, match="develop, report"):
         captions.load("test", tmp_path)
 
 
 def test_no_two_sets_share_a_seed():
-    drawn = [
-        protocol.seeds(split, number, 2000) for split in ("develop", "report") for number in (0, 1, 2, 3, 90)
-    ]
+    drawn = [protocol.seeds(split, number, 2000) for split in ("develop", "report") for number in (0, 1, 2, 3, 90)]
     flat = [seed for seeds in drawn for seed in seeds]
     assert len(set(flat)) == len(flat)

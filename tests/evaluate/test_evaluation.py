@@ -27,8 +27,10 @@ def project(width: int, seed: int) -> torch.Tensor:
 def watchers():
     """Pooled pixels in random directions, and a text's embedding out of its letters."""
 
-    def pixels(images):
-        return F.adaptive_avg_pool2d(images, 8).flatten(1)
+    def see(images):
+        pixels = F.adaptive_avg_pool2d(images, 8).flatten(1)
+        judged = F.normalize(pixels @ project(16, 1), dim=1)
+        return {"features": pixels @ project(32, 0), "judged": judged, "quality": pixels.mean(1)}
 
     def texts(prompts):
         rows = [torch.bincount(torch.tensor(list(text.encode())), minlength=128).float() for text in prompts]
@@ -36,10 +38,8 @@ def watchers():
 
     return Eyes(
         name="test",
-        features=lambda images: pixels(images) @ project(32, 0),
-        embed_images=lambda images: F.normalize(pixels(images) @ project(16, 1), dim=1),
+        see=see,
         embed_texts=texts,
-        quality=lambda images: images.mean((1, 2, 3)),
         apart=lambda a, b: (a - b).abs().mean((1, 2, 3)),
     )
 
@@ -76,9 +76,7 @@ def fresh(tiny_folder):
 
 
 def studio(base, lora, scale, watchers, cache):
-    return Studio(
-        Drawer(base), Drawer(base, lora, scale), watchers, cache, {"base": "b", "lora": f"l {scale}"}
-    )
+    return Studio(Drawer(base), Drawer(base, lora, scale), watchers, cache, {"base": "b", "lora": f"l {scale}"})
 
 
 def test_a_lora_of_scale_0_gives_the_bases_row_exactly(tiny_base, lora, watchers, tmp_path):
@@ -95,7 +93,7 @@ def test_a_lora_of_scale_0_gives_the_bases_row_exactly(tiny_base, lora, watchers
 
 
 def measure_anew(studio, plan, seeds):
-    return studio.eyes.features(draw(studio.drawer(plan), PROMPTS, seeds, plan.settings))
+    return studio.eyes.see(draw(studio.drawer(plan), PROMPTS, seeds, plan.settings))["features"]
 
 
 def test_drawing_here_is_drawing_there(tiny_base):
@@ -153,7 +151,5 @@ def test_a_whole_evaluation(tiny_folder, lora, watchers, folder, tmp_path, monke
     assert len(found.paths["LoRA"]) == 2 + 9
     assert found.about["sha256"].keys() == {"base", "lora"}
     again = run(**given)
-    assert [row.values["fd_teacher"] for row in again.rows] == [
-        row.values["fd_teacher"] for row in found.rows
-    ]
+    assert [row.values["fd_teacher"] for row in again.rows] == [row.values["fd_teacher"] for row in found.rows]
     assert again.about["wall_seconds"] < found.about["wall_seconds"]

@@ -76,9 +76,7 @@ def gain(toy, timesteps):
     """Π [α_s (1 − σ_t c_t) / α_t + σ_s c_t], c_t = σ_t / (α_t² s0² + σ_t²)."""
     product = 1.0
     for t, s in pairwise(timesteps):
-        (a, b), (a_s, b_s) = (
-            tuple(float(v) for v in toy.schedule.at(full(i, torch.zeros(1)), 1)) for i in (t, s)
-        )
+        (a, b), (a_s, b_s) = (tuple(float(v) for v in toy.schedule.at(full(i, torch.zeros(1)), 1)) for i in (t, s))
         c = b / (a * a * 0.25 + b * b)
         product *= a_s * (1 - b * c) / a + b_s * c
     return product
@@ -93,9 +91,7 @@ def test_to_stay_is_an_error_of_one(toy, path):
         eps = (x / a_e - x / a) / (s_e / a_e - s / a)
         return (x - s * eps) / a, eps
 
-    assert fidelity.segment_errors(toy.schedule, stay, path, 1).tolist()[0] == pytest.approx(
-        [1] * 3, rel=1e-3
-    )
+    assert fidelity.segment_errors(toy.schedule, stay, path, 1).tolist()[0] == pytest.approx([1] * 3, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", sorted(solvers.SCHEDULERS))

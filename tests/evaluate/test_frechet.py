@@ -15,9 +15,7 @@ def test_of_gaussians_with_one_basis_is_the_sum_over_axes():
     rotation, _ = torch.linalg.qr(normal(3, 3))
     a, b = (rotation @ torch.diag(s**2) @ rotation.T for s in (s1, s2))
     expected = 10.0 + 0.25 + 2.25
-    assert frechet.gaussian_distance(mean, a, torch.zeros(3).double(), b) == pytest.approx(
-        expected, abs=1e-10
-    )
+    assert frechet.gaussian_distance(mean, a, torch.zeros(3).double(), b) == pytest.approx(expected, abs=1e-10)
 
 
 def test_of_commuting_and_other_covariances_equals_the_root_of_the_product():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hypersd.evaluate import fetch, resnet, vgg
+from hypersd.evaluate import eyes, fetch, resnet, vgg
+from hypersd.judges import emoji, imagenet
 
 
 def test_lpips_of_a_picture_to_itself_is_nothing_and_it_is_symmetric():
@@ -66,3 +67,13 @@ def test_the_unpickler_refuses_other_numpy_functions():
 def test_networks_that_were_not_fetched_are_absent(tmp_path):
     assert vgg.load(tmp_path) is None
     assert resnet.load(tmp_path) is None
+
+
+@pytest.mark.skipif(not (emoji.FOLDER / "b.safetensors").exists(), reason="the bundled judge is not there yet")
+def test_one_pass_sees_what_the_judge_and_the_features_see_apart():
+    judge, images = emoji.load_judge("b"), torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        seen = eyes.through(judge)(images)
+        assert torch.equal(seen["features"], imagenet.features(images))
+        assert torch.equal(seen["judged"], judge.embed_images(images))
+        assert torch.equal(seen["quality"], judge.quality(images))
