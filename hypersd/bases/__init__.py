@@ -140,3 +140,19 @@ def readable_weights(path: Path) -> Iterator[None]:
     except (SafetensorError, RuntimeError, KeyError, ValueError, OSError) as error:
         first = str(error).strip().splitlines()[0]
         raise OSError(f"the weights in {path} are damaged ({first}); fetch the model again") from error
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Reading a folder takes a second or two: the libraries' bars for it are noise."""
+    from diffusers.utils import logging as diffusers_bars
+    from transformers.utils import logging as transformers_bars
+
+    shown = [bars for bars in (diffusers_bars, transformers_bars) if bars.is_progress_bar_enabled()]
+    for bars in shown:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for bars in shown:
+            bars.enable_progress_bar()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hypersd.bases import Cond, read_settings, readable_weights
+from hypersd.bases import Cond, no_bars, read_settings, readable_weights
 from hypersd.diffusion.schedule import Schedule, from_config
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def load(path: Path, device: torch.device, source: str, dtype: torch.dtype = tor
     from transformers import CLIPTextModel
 
     def part(kind: Any, folder: str) -> Any:
-        with readable_weights(path / folder):
+        with readable_weights(path / folder), no_bars():
             net = kind.from_pretrained(path / folder, use_safetensors=True, torch_dtype=dtype)
         return net.requires_grad_(False).eval().to(device)
 

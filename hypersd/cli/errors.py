@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
-QUIET = {
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "DIFFUSERS_VERBOSITY": "error",
-}
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
 
 
 class Verbs(TyperGroup):
@@ -42,14 +37,12 @@ class Verbs(TyperGroup):
 
 @contextmanager
 def quiet(debug: bool) -> Iterator[None]:
-    """Our warnings become one-line notices, each once; libraries keep their advice and bars to themselves."""
+    """Our warnings become one-line notices, each once; libraries keep their advice to themselves."""
     if debug:
         yield
         return
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if "transformers" in sys.modules:  # too late for the environment
-        sys.modules["transformers"].utils.logging.disable_progress_bar()
     said: set[str] = set()
 
     def notice(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hypersd.cli.errors import INTERRUPTED, say
+
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="A YAML file, such as recipes/emoji.yaml.")],
@@ -27,6 +29,10 @@ def train(
     from hypersd.distill.train import train as run
     from hypersd.distill.watch import Bars
 
-    with Bars(Console(stderr=True)) as bars:
-        path = run(read, out or Path("runs") / read.name, resume, bars)
+    try:
+        with Bars(Console(stderr=True)) as bars:
+            path = run(read, out or Path("runs") / read.name, resume, bars)
+    except KeyboardInterrupt:
+        say("stopped; the same command with --resume goes on from the last checkpoint")
+        raise typer.Exit(INTERRUPTED) from None
     typer.echo(str(path))

@@ -14,12 +14,12 @@ from hypersd.draw.pipeline import Settings, settings_for, teacher_guidance
 from hypersd.lora import files
 
 PROMPTS = (
-    "a woman firefighter with medium-dark skin, Noto style",
-    "a red apple, 3D style",
+    "a woman firefighter with medium-dark skin, 3D style",
+    "a red apple, flat style",
     "a smiling face with sunglasses, flat style",
     "a man cook with light skin, 3D style",
     "thumbs up with dark skin, flat style",
-    "a fox, Noto style",
+    "a fox, 3D style",
     "a rocket, 3D style",
     "a green heart, flat style",
 )
