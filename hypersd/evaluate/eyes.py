@@ -64,7 +64,7 @@ def load(cache: Path, device: torch.device | str = "cpu", optional: bool = True)
 
 def through(judge: Judge) -> Callable[[Tensor], dict[str, Tensor]]:
     """Features, judge B's embeddings and its quality, with one pass of the ImageNet network for all three."""
-    from hypersd.judges import imagenet
+    from hypersd.judges.networks import imagenet
 
     def see(images: Tensor) -> dict[str, Tensor]:
         stages = imagenet.stage_features(images)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hypersd.evaluate import eyes, fetch, resnet, vgg
-from hypersd.judges import emoji, imagenet
+from hypersd.judges import emoji
+from hypersd.judges.networks import imagenet
 
 
 def test_lpips_of_a_picture_to_itself_is_nothing_and_it_is_symmetric():
