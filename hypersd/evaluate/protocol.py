@@ -14,7 +14,7 @@ from hypersd.evaluate.captions import SPLITS
 from hypersd.evaluate.solvers import SCHEDULERS
 
 TEACHER_STEPS = 25
-HARD_STEPS = 4  # the guided base must be plainly worse with so few
+HARD_STEPS = 4
 BASELINE_SAMPLERS = ("ddim", *SCHEDULERS)
 STUDENT_SAMPLERS = ("ddim", "tcd")
 REFERENCE, SELECTION = 0, 90
@@ -43,8 +43,14 @@ def plan(steps: int, sampler: str, guidance: float = 1.0, lora: bool = False, **
     return Plan(Settings(steps, sampler, settings, guidance), lora)
 
 
-def teacher(guidance: float, steps: int = TEACHER_STEPS) -> Plan:
-    return plan(steps, "ddim", guidance)
+def teacher(guidance: float) -> Plan:
+    """What every picture is compared with."""
+    return plan(TEACHER_STEPS, "ddim", guidance)
+
+
+def hard(guidance: float) -> Plan:
+    """The same in so few steps that it must be plainly worse, or there is nothing to distil."""
+    return plan(HARD_STEPS, "ddim", guidance)
 
 
 def students(steps: Sequence[int]) -> list[Plan]:

@@ -83,7 +83,7 @@ def measure(job: Job, real: Real) -> Report:
 
 def undistilled(job: Job, ruler: Ruler) -> tuple[list[tuple[str, Plan]], Selection]:
     """The guided base at 4 steps, and the best at equal steps and at equal evaluations."""
-    plans, selection = [("hardness", protocol.teacher(job.guidance, protocol.HARD_STEPS))], {}
+    plans, selection = [("hardness", protocol.hard(job.guidance))], {}
 
     def far(plan: Plan) -> float:
         drawn = job.draw(plan, protocol.SELECTION, selected(len(job.own)))
@@ -158,7 +158,7 @@ def comparable(rows: Sequence[Row]) -> list[Row]:
 
 def work(job_steps: Sequence[int], guidance: float, pictures: int, sets: int, tuned: bool, paths: int) -> int:
     """About how many passes of the network there are to do, for the progress bar."""
-    teacher, hard = protocol.teacher(guidance), protocol.teacher(guidance, protocol.HARD_STEPS)
+    teacher, hard = protocol.teacher(guidance), protocol.hard(guidance)
     candidates = [
         plan for n in job_steps for plan in (*protocol.at_steps(n, guidance), *protocol.at_evaluations(n, guidance))
     ]

@@ -29,6 +29,7 @@ from hypersd.evaluate.protocol import Plan
 
 VERSION = 1  # of what is kept; raise it when the same settings would give other numbers
 CHUNK, BATCH = 256, 64
+OF_BASE = ("base", "precision")
 Set = dict[str, Tensor]
 """features, judged, quality, seconds, perhaps second and apart: a row for each picture (apart: pair)."""
 
@@ -55,8 +56,8 @@ class Studio:
         return self.tuned
 
     def key(self, plan: Plan, prompts: Sequence[str], seeds: Sequence[int], second: bool) -> dict[str, Any]:
-        """Everything that decides a set; a LoRA only where it draws."""
-        weights = self.identity if plan.lora else {k: v for k, v in self.identity.items() if k == "base"}
+        """Everything that decides a set, the LoRA only where it draws."""
+        weights = self.identity if plan.lora else {k: v for k, v in self.identity.items() if k in OF_BASE}
         about = {"version": VERSION, "weights": weights, "eyes": self.eyes.name, "second": second}
         about |= {"settings": vars(plan.settings), "lora": plan.lora, "seeds": [seeds[0], len(seeds)]}
         return about | {"prompts": digest("\n".join(prompts).encode())}

@@ -126,9 +126,24 @@ def test_an_interrupted_set_goes_on_where_it_was(tiny_base, lora, watchers, tmp_
     assert len(drawn) == 3  # other settings are another set
 
 
+def test_a_set_of_the_base_is_drawn_once_for_all_loras_and_never_for_another_precision(
+    tiny_base, lora, watchers, tmp_path
+):
+    about = {"base": "b", "precision": "bf16", "lora": "l"}
+
+    def key(lora_draws, **changed):
+        room = Studio(Drawer(tiny_base), None, watchers, tmp_path, {**about, **changed})
+        return room.key(protocol.plan(1, "ddim", lora=lora_draws), PROMPTS, [1, 2, 3, 4], False)
+
+    assert key(False) == key(False, lora="other")
+    assert key(True) != key(True, lora="other")
+    assert key(False) != key(False, precision="fp32")
+
+
 def test_a_whole_evaluation(tiny_folder, lora, watchers, folder, tmp_path, monkeypatch):
     from hypersd.evaluate import paths
 
+    monkeypatch.setattr(protocol, "TEACHER_STEPS", 3)
     monkeypatch.setattr(paths, "SUBSTEPS", 8)
     monkeypatch.setattr(paths.fidelity, "SEGMENTS", (1, 8))
     shares, out = [], tmp_path / "found.json"
@@ -139,7 +154,7 @@ def test_a_whole_evaluation(tiny_folder, lora, watchers, folder, tmp_path, monke
     assert found.quick
     assert shares == sorted(shares)
     roles = [(row.role, row.steps, row.sampler) for row in found.rows]
-    assert roles[0] == ("teacher", 25, "ddim")
+    assert roles[0] == ("teacher", 3, "ddim")
     assert [role for role in roles if role[0] == "distilled"] == [
         ("distilled", n, sampler) for n in (2,) for sampler in ("ddim", "tcd")
     ]
