@@ -1,0 +1,116 @@
+"""Makes a diffusers folder of what has been trained so far: `StableDiffusionPipeline.from_pretrained` loads it.
+
+    python -m emoji.export --config emoji/cpu.yaml
+
+Works on finished trainings and on checkpoints of running ones. Half precision, shards under 12 MB.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from emoji import autoencoder, base, tokenizer
+from emoji.config import BUNDLED, Config, from_command_line
+from emoji.sources import STYLES
+
+SHARD = "12MB"
+FOLDER = BUNDLED / "emoji-sd"
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def trained_vae(config: Config) -> tuple[Any, dict[str, Any]]:
+    state, vae = read_run(config.work / f"vae-{config.name}" / "run.pt"), autoencoder.new_autoencoder(config)
+    vae.load_state_dict(state["modules"]["vae"])
+    autoencoder.fix_variance(vae, autoencoder.ENCODER_VARIANCE)
+    return vae, state
+
+
+def trained_nets(config: Config) -> tuple[nn.ModuleDict, dict[str, Any]]:
+    """The averaged UNet and text encoder."""
+    state = read_run(config.work / f"base-{config.name}" / "run.pt")
+    nets = nn.ModuleDict({"unet": base.new_unet(config), "text": base.new_text_encoder(config)})
+    nets.load_state_dict(state["modules"]["average"])
+    return nets, state
+
+
+def make_pipeline(config: Config) -> tuple[Any, dict[str, Any]]:
+    """The pipeline, and the facts of its training."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTokenizer
+
+    (vae, vae_run), (nets, base_run) = trained_vae(config), trained_nets(config)
+    pipeline = StableDiffusionPipeline(
+        vae=vae.half().eval(),
+        text_encoder=nets["text"].half().eval(),
+        tokenizer=CLIPTokenizer.from_pretrained(tokenizer.train(config)),
+        unet=nets["unet"].half().eval(),
+        scheduler=DDIMScheduler(**base.SCHEDULE, timestep_spacing="leading"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return pipeline, facts(config, vae_run, base_run)
+
+
+def facts(config: Config, vae_run: dict[str, Any], base_run: dict[str, Any]) -> dict[str, Any]:
+    """What made it: for training.json and the model card."""
+    stages = {"autoencoder": vae_run, "unet and text encoder": base_run}
+    made = {
+        name: {
+            "updates": run["step"],
+            "minutes": round(run["elapsed"] / 60, 1),
+            "log": run["log"][:: max(1, len(run["log"]) // 60)],
+        }
+        for name, run in stages.items()
+    }
+    styles = [
+        {"style": STYLES[key].words, "package": STYLES[key].package, "licence": STYLES[key].licence}
+        for key in config.styles
+    ]
+    batches = {"autoencoder": config.autoencoder.batch, "unet and text encoder": config.base.batch}
+    return {
+        "size": config.size,
+        "guidance_scale": config.base.guidance,
+        "batch": batches,
+        "pictures": styles,
+        "training": made,
+    }
+
+
+def export(config: Config, to: Path = FOLDER) -> Path:
+    """Written beside, then swapped in by rename."""
+    pipeline, made = make_pipeline(config)
+    part = to.with_name(to.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    pipeline.save_pretrained(part, max_shard_size=SHARD)
+    for name in TOKENIZER_FILES:
+        shutil.copy(tokenizer.train(config) / name, part / "tokenizer" / name)
+    (part / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)  # the two files above say the same
+    load_in_full_precision(part / "text_encoder" / "config.json")
+    for file in part.rglob("*.safetensors"):
+        file.chmod(0o644)
+    (part / "training.json").write_text(json.dumps(made, indent=1) + "\n")
+    shutil.rmtree(to, ignore_errors=True)
+    part.rename(to)
+    return to
+
+
+def load_in_full_precision(path: Path) -> None:
+    """transformers 5 loads the type that the configuration names, diffusers fp32: without this they would differ."""
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"dtype": "float32"}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    print(export(from_command_line(__doc__)))

@@ -1,0 +1,189 @@
+"""The miniature's judges: does an emoji show what its caption says, and is it drawn well?
+
+`load_judge("a")`: small, from scratch; may be a reward. Also a foreground mask, from the alpha channel.
+`load_judge("b")`: on ImageNet features, other seed, other order, other degradations; only judges.
+Both are dual encoders (contrastive, as CLIP: Radford et al. 2021) with a text tower of their own, so the
+score is a cosine. Trained by `emoji/judges.py` on the pictures that hypersd/bundled/README.md names.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hypersd.judges.networks import imagenet
+
+FOLDER = Path(__file__).resolve().parent.parent / "bundled" / "judges"
+PIXELS, WIDTH, LENGTH, GROUPS = 64, 128, 24, 8
+START, END = "<|startoftext|>", "<|endoftext|>"
+WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # CLIP's split
+
+
+@functools.cache
+def tokenizer(folder: Path = FOLDER) -> Any:
+    """The miniature's own BPE, read without transformers, which takes seconds to import."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    files = str(folder / "vocab.json"), str(folder / "merges.txt")
+    built = Tokenizer(models.BPE.from_file(*files, end_of_word_suffix="</w>"))
+    built.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    split = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
+    built.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    return built
+
+
+def tokenize(prompts: list[str], folder: Path = FOLDER) -> Int[Tensor, "b l"]:
+    """Start, words, then end to the full length; longer prompts are cut."""
+    words = tokenizer(folder)
+    start, end = words.token_to_id(START), words.token_to_id(END)
+    rows = [[start, *encoded.ids[: LENGTH - 2]] for encoded in words.encode_batch(list(prompts))]
+    return torch.tensor([row + [end] * (LENGTH - len(row)) for row in rows])
+
+
+class TextTower(nn.Module):
+    def __init__(self, vocabulary: int, layers: int = 2):
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, WIDTH)
+        self.places = nn.Parameter(torch.randn(LENGTH, WIDTH) * 0.02)
+        block = nn.TransformerEncoderLayer(
+            WIDTH, 4, 2 * WIDTH, 0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(block, layers, enable_nested_tensor=False)
+        self.out = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH))
+
+    def forward(self, tokens: Int[Tensor, "b l"]) -> Float[Tensor, "b d"]:
+        end = self.words.num_embeddings - 1
+        after_end = (tokens == end).cumsum(1) > 1
+        x = self.blocks(self.words(tokens) + self.places, src_key_padding_mask=after_end)
+        kept = (~after_end).unsqueeze(-1).float()
+        return self.out((x * kept).sum(1) / kept.sum(1))
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        norm, conv = (lambda: nn.GroupNorm(GROUPS, width)), (lambda: nn.Conv2d(width, width, 3, padding=1))
+        self.body = nn.Sequential(norm(), nn.SiLU(), conv(), norm(), nn.SiLU(), conv())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class ScratchTower(nn.Module):
+    """Judge A's eyes: four halvings of a 64 px picture; every scale is pooled, the finest ones also draw the mask."""
+
+    widths, depths = (32, 48, 64, 96), (0, 0, 2, 2)  # the fine scales cost most and need least
+
+    def __init__(self) -> None:
+        super().__init__()
+        pairs = zip((3, *self.widths[:-1]), self.widths, self.depths, strict=True)
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.SiLU(), *(Residual(b) for _ in range(depth)))
+            for a, b, depth in pairs
+        )
+        pooled = sum(self.widths) + self.widths[-1]
+        self.out, self.quality = (
+            nn.Linear(pooled, WIDTH),
+            nn.Sequential(nn.Linear(pooled, 64), nn.SiLU(), nn.Linear(64, 1)),
+        )
+        self.lateral = nn.ModuleList(nn.Conv2d(width, 32, 1) for width in self.widths)
+        self.mask = nn.Sequential(nn.SiLU(), nn.Conv2d(32, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 4, 3, padding=1))
+
+    def maps(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        if images.shape[-2:] != (PIXELS, PIXELS):
+            images = F.interpolate(images, (PIXELS, PIXELS), mode="bilinear", align_corners=False, antialias=True)
+        x, found = images * 2 - 1, []
+        for stage in self.stages:
+            x = stage(x)
+            found.append(x)
+        return found
+
+    def pool(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
+        maps = self.maps(images)
+        return torch.cat([*(x.mean((2, 3)) for x in maps), maps[-1].amax((2, 3))], 1)
+
+    def draw_mask(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 64 64"]:
+        """Logits, positive on the emoji, negative on the ground."""
+        maps = self.maps(images)
+        x = self.lateral[-1](maps[-1])
+        for lateral, finer in zip(list(self.lateral)[-2::-1], maps[-2::-1], strict=True):
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest") + lateral(finer)
+        return F.pixel_shuffle(self.mask(x), 2)
+
+
+class ImageNetTower(nn.Module):
+    """Judge B's eyes: two layers on frozen EfficientNet-lite0 statistics."""
+
+    hidden = 256
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = imagenet.STAGE_WIDTH
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+        self.body = nn.Sequential(nn.Linear(width, self.hidden), nn.GELU(), nn.LayerNorm(self.hidden))
+        self.out, self.quality = nn.Linear(self.hidden, WIDTH), nn.Linear(self.hidden, 1)
+
+    def read(self, found: Float[Tensor, "b f"]) -> Float[Tensor, "b h"]:
+        """Of features already computed."""
+        return self.body((found - self.mean) / self.std)
+
+    def pool(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h"]:
+        return self.read(imagenet.stage_features(images))
+
+
+TOWERS: dict[str, type[nn.Module]] = {"a": ScratchTower, "b": ImageNetTower}
+
+
+class Judge(nn.Module):
+    """Scores are cosines in [-1, 1]. `trained_on`, `licence` and `may_reward` say what it may be used for."""
+
+    def __init__(self, name: str, vocabulary: int, trained_on: str = "", licence: str = ""):
+        super().__init__()
+        self.name, self.trained_on, self.licence, self.may_reward = name, trained_on, licence, name == "a"
+        self.eyes, self.text = TOWERS[name](), TextTower(vocabulary)
+        self.log_scale = nn.Parameter(torch.tensor(3.0))  # of the cosines, when trained
+
+    def embed_images(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        return F.normalize(self.eyes.out(self.eyes.pool(images)), dim=-1)
+
+    def embed_texts(self, prompts: list[str]) -> Float[Tensor, "b d"]:
+        return F.normalize(self.text(tokenize(prompts).to(self.log_scale.device)), dim=-1)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], prompts: list[str]) -> Float[Tensor, b]:
+        return (self.embed_images(images) * self.embed_texts(prompts)).sum(-1)
+
+    def quality(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, b]:
+        """A logit: positive for a clean drawing, negative for a degraded one."""
+        score: Tensor = self.eyes.quality(self.eyes.pool(images)).squeeze(-1)
+        return score
+
+    def mask(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
+        """Foreground logits at the images' own size. Judge A only."""
+        if not isinstance(self.eyes, ScratchTower):
+            raise ValueError("judge b draws no masks: use load_judge('a')")
+        return F.interpolate(self.eyes.draw_mask(images), images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def load_judge(name: str, folder: Path = FOLDER) -> Judge:
+    """The bundled judge "a" or "b", frozen, in fp32."""
+    from safetensors import safe_open
+
+    path = folder / f"{name}.safetensors"
+    if name not in TOWERS or not path.exists():
+        raise ValueError(
+            f"no judge {name!r} in {folder}: there are {sorted(p.stem for p in folder.glob('?.safetensors'))}"
+        )
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["judge"])
+        weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
+    judge = Judge(name, about["vocabulary"], about["trained_on"], about["licence"])
+    judge.load_state_dict(weights)
+    return judge.eval().requires_grad_(False)

@@ -1,0 +1,1 @@
+"""Networks that judges and metrics look through. Not judges themselves."""
