@@ -77,13 +77,13 @@ def new_unet(config: Config) -> Any:
     )
 
 
-def alphas_cumprod() -> Float[Tensor, t]:
+def alphas_cumprod() -> Float[Tensor, " t"]:
     steps = SCHEDULE["num_train_timesteps"]
     betas = torch.linspace(SCHEDULE["beta_start"] ** 0.5, SCHEDULE["beta_end"] ** 0.5, steps) ** 2
     return (1 - betas).cumprod(0)
 
 
-def min_snr_weight(alpha_bar: Float[Tensor, b], gamma: float) -> Float[Tensor, b]:
+def min_snr_weight(alpha_bar: Float[Tensor, " b"], gamma: float) -> Float[Tensor, " b"]:
     """min(SNR, gamma) / SNR: what Min-SNR gives an epsilon loss."""
     snr = alpha_bar / (1 - alpha_bar)
     return snr.clamp(max=gamma) / snr
@@ -162,9 +162,9 @@ def denoising_loss(
     nets: nn.ModuleDict,
     x0: Float[Tensor, "b c h w"],
     tokens: Tensor,
-    alpha_bars: Float[Tensor, t],
+    alpha_bars: Float[Tensor, " t"],
     gamma: float,
-    importance: Float[Tensor, c],
+    importance: Float[Tensor, " c"],
 ) -> dict[str, Tensor]:
     """Weighted ||eps - eps_theta(x_t, t, c)||^2 with t uniform; `importance` of the channels has them learn
     coarse components before fine ones, and moves no optimum."""

@@ -131,11 +131,11 @@ class ImageNetTower(nn.Module):
         self.body = nn.Sequential(nn.Linear(width, self.hidden), nn.GELU(), nn.LayerNorm(self.hidden))
         self.out, self.quality = nn.Linear(self.hidden, WIDTH), nn.Linear(self.hidden, 1)
 
-    def read(self, found: Float[Tensor, "b f"]) -> Float[Tensor, "b h"]:
+    def read(self, found: Float[Tensor, "b f"]) -> Float[Tensor, "b hidden"]:
         """Of features already computed."""
         return self.body((found - self.mean) / self.std)
 
-    def pool(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h"]:
+    def pool(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b hidden"]:
         return self.read(imagenet.stage_features(images))
 
 
@@ -157,10 +157,10 @@ class Judge(nn.Module):
     def embed_texts(self, prompts: list[str]) -> Float[Tensor, "b d"]:
         return F.normalize(self.text(tokenize(prompts).to(self.log_scale.device)), dim=-1)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], prompts: list[str]) -> Float[Tensor, b]:
+    def forward(self, images: Float[Tensor, "b 3 h w"], prompts: list[str]) -> Float[Tensor, " b"]:
         return (self.embed_images(images) * self.embed_texts(prompts)).sum(-1)
 
-    def quality(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, b]:
+    def quality(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         """A logit: positive for a clean drawing, negative for a degraded one."""
         score: Tensor = self.eyes.quality(self.eyes.pool(images)).squeeze(-1)
         return score
