@@ -81,9 +81,9 @@ def _show(records: list[dict[str, Any]], out: Path, seconds: float) -> None:
     console.print()
     console.print(table)
     console.print(
-        "\nmatch: how well pictures fit their prompts, by a judge that nothing was trained against;"
-        "\n1 is the original in 25 steps, 0 is a picture of something else. Few pictures: a rough number;"
-        "\n`hypersd evaluate` measures thousands.",
+        "\nmatch: how well pictures fit their prompts, by a judge that trains nothing:"
+        "\n1 is the original in 25 steps, 0 a picture of something else."
+        "\nA rough number from few pictures; `hypersd evaluate` measures thousands.",
         style="dim",
     )
     console.print(f"\nLook at  {out / 'demo.png'}   (numbers: {out / 'demo.json'}; {seconds:.0f} s)", soft_wrap=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 
 from PIL import Image, ImageDraw, ImageFont
@@ -146,6 +147,7 @@ def _width(text: str, size: int) -> float:
     return _font(size).getlength(text)
 
 
+@cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
