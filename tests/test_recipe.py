@@ -52,7 +52,7 @@ def test_a_stage_overrides_only_itself():
     ],
 )
 def test_mistakes_are_one_line_with_the_remedy(change, message):
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         recipe.parse({**LEAST, **change})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -67,5 +67,5 @@ def test_a_missing_name_is_named():
 def test_assignments_that_lead_nowhere(assignment, tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(json.dumps(LEAST))
-    with pytest.raises(ValueError, match="key=value|is no index|has no keys below"):
+    with pytest.raises(ValueError, match=r"key=value|is no index|has no keys below"):
         recipe.load(path, [assignment])

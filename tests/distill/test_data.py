@@ -65,7 +65,7 @@ def test_prompts_alone_are_enough_and_the_pool_is_drawn_once(tiny_base, tmp_path
     ],
 )
 def test_mistakes_name_the_remedy(tiny_base, tmp_path, settings, error, message):
-    with pytest.raises(error, match=".") as caught:
+    with pytest.raises(error, match=r".") as caught:
         data.load(tiny_base, settings, tmp_path)
     assert message in str(caught.value)
 
