@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from hypersd.cli import app
@@ -199,6 +200,16 @@ def test_truncated_weights(base: Path, part: str, kept: float) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: kept if isinstance(kept, int) else int(kept * len(data))])
     refused(["sample", "a fox", "--base", base], FAILURE, f"base/{part} are damaged", "fetch the model again")
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+def test_a_missing_tensor_is_not_left_random(base: Path, part: str) -> None:
+    path = base / part / WEIGHTS[part]
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    del tensors[name]
+    save_file(tensors, path, {"format": "pt"})
+    refused(["sample", "a fox", "--base", base], FAILURE, f"base/{part} are damaged", "is not in them")
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,10 @@ def load(path: Path, device: torch.device, source: str, dtype: torch.dtype = tor
 
     def part(kind: Any, folder: str) -> Any:
         with readable_weights(path / folder), no_bars():
-            net = kind.from_pretrained(path / folder, use_safetensors=True, torch_dtype=dtype)
+            options = {"use_safetensors": True, "torch_dtype": dtype, "output_loading_info": True}
+            net, found = kind.from_pretrained(path / folder, **options)
+            if found["missing_keys"]:  # would be left random, with no more than a warning
+                raise OSError(f"{sorted(found['missing_keys'])[0]} is not in them")
         return net.requires_grad_(False).eval().to(device)
 
     config = read_settings(path / "scheduler" / "scheduler_config.json")
