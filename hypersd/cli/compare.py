@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    prompts: Annotated[list[str] | None, typer.Argument(help="One row each. [default: the demo's eight]")] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(help="One row each. (default: the demo's eight)")] = None,
     prompts_file: Annotated[Path | None, typer.Option(help="More prompts, one a line.")] = None,
     method: Annotated[
         list[str] | None,

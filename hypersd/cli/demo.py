@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def demo(
-    prompt: Annotated[str | None, typer.Option(help="Your own, with four seeds. [default: eight prompts]")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Your own, with four seeds. (default: eight prompts)")] = None,
     seed: Annotated[int, typer.Option(min=0, max=HIGHEST_SEED)] = 0,
     base: Annotated[str, typer.Option(help="emoji (bundled) or a diffusers folder.")] = "emoji",
     lora: Annotated[str, typer.Option(help="bundled or a .safetensors file.")] = "bundled",

@@ -15,18 +15,18 @@ from hypersd.cli.options import find_lora, numbers
 def evaluate(
     base: Annotated[str, typer.Option(help="emoji (bundled) or a diffusers folder.")] = "emoji",
     lora: Annotated[
-        str | None, typer.Option(help="A .safetensors file, bundled, or none. [default: bundled with emoji]")
+        str | None, typer.Option(help="A .safetensors file, bundled, or none. (default: bundled with emoji)")
     ] = None,
     scale: Annotated[float, typer.Option(help="Strength of the LoRA.")] = 1.0,
     split: Annotated[
         str, typer.Option(help="Held-out captions: develop, or report (once a released LoRA).")
     ] = "develop",
     quick: Annotated[bool, typer.Option("--quick", help="Few pictures: a look, not a result.")] = False,
-    pictures: Annotated[int | None, typer.Option(min=2, help="In a set. [default: 2000]")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Sets of seeds. [default: 3]")] = None,
+    pictures: Annotated[int | None, typer.Option(min=2, help="In a set. (default: 2000)")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Sets of seeds. (default: 3)")] = None,
     steps: Annotated[str, typer.Option(help="With commas between.")] = "1,2,4,8",
     guidance: Annotated[
-        float | None, typer.Option(help="The original's. [default: what the LoRA was distilled with]")
+        float | None, typer.Option(help="The original's. (default: what the LoRA was distilled with)")
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     optional: Annotated[bool, typer.Option(help="Also ask ResNet50 and LPIPS, where they were fetched.")] = True,

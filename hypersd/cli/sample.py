@@ -20,20 +20,20 @@ def sample(
     steps: Annotated[int, typer.Option(help="1 to 8 with a few-step LoRA, up to 100 without.")] = 4,
     base: Annotated[str, typer.Option(help="emoji (bundled), toy, or a diffusers folder.")] = "emoji",
     lora: Annotated[
-        str | None, typer.Option(help="A .safetensors file, bundled, or none. [default: bundled with emoji]")
+        str | None, typer.Option(help="A .safetensors file, bundled, or none. (default: bundled with emoji)")
     ] = None,
     scale: Annotated[float, typer.Option(help="Strength of the LoRA; 1 is as trained.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=HIGHEST_SEED, help="Of the first picture.")] = 0,
     count: Annotated[int, typer.Option(min=1, max=1000, help="Pictures, seeds counting up.")] = 1,
     negative: Annotated[str, typer.Option(help="What not to draw; needs guidance above 1.")] = "",
     guidance: Annotated[
-        float | None, typer.Option(help="1 (or 0) is off. [default: the LoRA's, 1; without a LoRA 5]")
+        float | None, typer.Option(help="1 (or 0) is off. (default: the LoRA's, 1; without a LoRA 5)")
     ] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddim, tcd or lcm. [default: the LoRA's, or ddim]")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddim, tcd or lcm. (default: the LoRA's, or ddim)")] = None,
     eta: Annotated[float | None, typer.Option(help="TCD's noise, 0 to 1.")] = None,
-    width: Annotated[int | None, typer.Option(help="In pixels. [default: the base's]")] = None,
-    height: Annotated[int | None, typer.Option(help="In pixels. [default: the base's]")] = None,
-    out: Annotated[Path | None, typer.Option(help="A .png file. [default: in outputs/]")] = None,
+    width: Annotated[int | None, typer.Option(help="In pixels. (default: the base's)")] = None,
+    height: Annotated[int | None, typer.Option(help="In pixels. (default: the base's)")] = None,
+    out: Annotated[Path | None, typer.Option(help="A .png file. (default: in outputs/)")] = None,
 ) -> None:
     """Draw a prompt. The PNG says how it was drawn."""
     path = check_png(out or OUTPUTS / f"{slug(prompt)}-{steps}steps-seed{seed}.png")

@@ -16,7 +16,7 @@ def train(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Such as batch=16 stages.0.iterations=50"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the run lives. [default: runs/NAME]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the run lives. (default: runs/NAME)")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.")] = False,
 ) -> None:
     """Distil a base into a few-step LoRA; Ctrl-C stops it, --resume goes on."""

@@ -171,3 +171,37 @@ def test_train_runs_a_recipe_and_goes_on(tmp_path: Path) -> None:
     assert json.loads(Path("run/recipe.json").read_text())["batch"] == 8
     run("sample", "anything", "--base", "toy", "--lora", path, "--steps", 4, "--out", "toy.png")
     run("train", recipe, "batch=8", "optimiser.lr=0.01", "--out", "run", "--resume")
+
+
+def test_evaluate_asks_for_what_was_said(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
+    from hypersd.evaluate import evaluation
+    from hypersd.evaluate.report import Report, Row, Stat, Yardstick
+
+    asked: list[dict] = []
+
+    def measure(**settings: object) -> Report:
+        asked.append(settings)
+        settings["progress"]("drawing", 0.5)
+        row = Row("distilled", 1, 1, "ddim", 1.0, {"alignment": Stat((0.9, 0.92))})
+        return Report((row,), (Yardstick("aligned at 1 step", 0.91, 0.88, True),), {})
+
+    monkeypatch.setattr(evaluation, "run", measure)
+    monkeypatch.setenv("COLUMNS", "200")
+    out = run("evaluate", "--quick", "--base", tiny_folder, "--lora", "x.safetensors", "--steps", "1,4")
+    assert "0.910 ± 0.014" in out
+    assert "aligned at 1 step" in out
+    run("evaluate", "--base", tiny_folder, "--seeds", 2, "--split", "report", "--out", "docs/x.json")
+    quick, full = asked
+    assert (quick["pictures"], quick["seeds"]) == (evaluation.QUICK_PICTURES, evaluation.QUICK_SEEDS)
+    assert (quick["lora"], quick["steps"]) == (Path("x.safetensors"), [1, 4])
+    assert (full["pictures"], full["seeds"], full["split"]) == (evaluation.FULL_PICTURES, 2, "report")
+    assert (full["lora"], full["out"]) == (None, Path("docs/x.json"))
+
+
+@pytest.mark.parametrize("verb", ["sample", "compare", "train", "evaluate", "demo"])
+def test_help_shows_every_word_of_it(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich takes what stands in square brackets for markup, and drops it."""
+    monkeypatch.setenv("COLUMNS", "250")
+    text = " ".join(run(verb, "--help").split())
+    helps = re.findall(r'help="([^"]*)"', (ROOT / f"hypersd/cli/{verb}.py").read_text())
+    assert [found for found in helps if found not in text] == []
