@@ -28,6 +28,7 @@ from hypersd.lora.files import LoraFile
 FULL_PICTURES, FULL_SEEDS = 2000, 3
 QUICK_PICTURES, QUICK_SEEDS = 200, 1
 PATH_PICTURES = 32
+"""Paths a set, or one for 16 pictures where that is fewer."""
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
 
@@ -49,7 +50,7 @@ def run(
     precision: str = "fp32",
     cache: Path | None = None,
     optional: bool = True,
-    path_pictures: int = PATH_PICTURES,
+    path_pictures: int | None = None,
     progress: rows.Progress = _silent,
     command: str | None = None,
     watchers: Eyes | None = None,
@@ -67,6 +68,8 @@ def run(
         raise ValueError("give at least one set of seeds, one step count, and precision fp32 or bf16")
     drawn = captions.load(split, folder)
     own, pictured = captions.paired(len(drawn), pictures), real.load(drawn, folder)
+    if path_pictures is None:
+        path_pictures = min(PATH_PICTURES, pictures // 16)
     watchers = watchers or eyes.load(cache, optional=optional)
     studio = open_studio(base, lora, scale, precision, watchers, cache)
     guidance = guidance or teacher_guidance(studio.tuned.lora if studio.tuned else None)

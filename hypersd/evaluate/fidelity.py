@@ -42,13 +42,17 @@ def walk(schedule: Schedule, teacher: Predict, noise: Float[Tensor, "b ..."], su
 @torch.no_grad()
 def segment_errors(schedule: Schedule, student: Predict, path: Path, k: int) -> Float[Tensor, "k b"]:
     """The relative error of one jump in each of k segments, the cleanest segment first."""
-    bounds = [-1, *solver_grid(k, schedule.total)]
     errors = []
-    for start, top in pairwise(bounds):
+    for start, top in pairwise(bounds(schedule, k)):
         x_t, right = path[top], path[start]
         arrived = jump(schedule, *student(x_t, full(top, x_t)), full(start, x_t))
         errors.append(length(arrived - right) / length(right - x_t))
     return torch.stack(errors)
+
+
+def bounds(schedule: Schedule, k: int) -> list[int]:
+    """Where segments begin and end, ascending from −1 to T − 1."""
+    return [-1, *solver_grid(k, schedule.total)]
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ class Ruler:
 
     @cached_property
     def of_real(self) -> Float[Tensor, "n k"]:
-        return self.basis.project(self.real.features[: len(self.reference["features"])])
+        return self.basis.project(self.real.held_out[: len(self.reference["features"])])
 
     @cached_property
     def scale(self) -> alignment.Scale:

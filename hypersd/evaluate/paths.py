@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save
 
-from hypersd.atomic import write_json
+from hypersd.atomic import write_bytes
 from hypersd.bases import Base
 from hypersd.diffusion.solver import Predict
 from hypersd.draw.pipeline import Drawer, bind
@@ -23,40 +26,64 @@ PATH_SETS = 50  # seeds of paths are apart from those of pictures
 Errors = dict[str, dict[str, float]]
 
 
-def measure(
-    studio: Studio, prompts: Sequence[str], guidance: float, plans: Sequence[Plan], split: str, number: int
-) -> Errors:
+@dataclass(frozen=True)
+class Paths:
+    """Which paths: one from each prompt's noise, along the base at this guidance."""
+
+    studio: Studio
+    prompts: Sequence[str]
+    guidance: float
+    split: str
+    number: int
+
+    @property
+    def seeds(self) -> list[int]:
+        return protocol.seeds(self.split, PATH_SETS + self.number, len(self.prompts))
+
+    def file(self, ending: str, **more: Any) -> Path:
+        """A place in the cache, named by everything that decides what it holds."""
+        about = {"version": VERSION, "base": self.studio.identity.get("base"), "guidance": self.guidance, **more}
+        about |= {"prompts": self.prompts, "seeds": [self.seeds[0], len(self.seeds)], "substeps": SUBSTEPS}
+        name = digest(json.dumps(about, sort_keys=True).encode())[:16]
+        return self.studio.cache / "paths" / f"{name}.{ending}"
+
+
+def measure(which: Paths, plans: Sequence[Plan]) -> Errors:
     """For each way of jumping or drawing, its mean relative errors on one set of paths; cached.
 
     Ways of jumping have "k=1" (mean over segments), "k=2 segment 0", …; ways of drawing have "from noise".
     """
-    about = {"version": VERSION, "weights": studio.identity, "prompts": digest("\n".join(prompts).encode())}
-    about |= {"guidance": guidance, "plans": [plan.label for plan in plans], "split": split, "set": number}
-    file = studio.cache / "paths" / f"{digest(json.dumps(about, sort_keys=True).encode())[:16]}.json"
+    labels = [plan.label for plan in plans]
+    file = which.file("json", plans=labels, weights=which.studio.identity)
     if file.is_file():
         return json.loads(file.read_text())
-    with float32(studio.base):
-        seeds = protocol.seeds(split, PATH_SETS + number, len(prompts))
-        found = _measure(studio, prompts, guidance, plans, seeds)
-    write_json(file, found)
+    with float32(which.studio.base):
+        found = _measure(which, plans)
+    write_bytes(file, json.dumps(found).encode())
     return found
 
 
+def walk(which: Paths) -> fidelity.Path:
+    """The guided teacher's paths, at the bounds of segments; cached, since all LoRAs of a base share them."""
+    base, file = which.studio.base, which.file("safetensors")
+    if not file.is_file():
+        noise, _ = start(base, which.seeds)
+        with playing(which.studio.plain, which.prompts, which.guidance) as teacher:
+            path = fidelity.walk(base.schedule, teacher, noise, SUBSTEPS)
+        bounds = {t for k in fidelity.SEGMENTS for t in fidelity.bounds(base.schedule, k)}
+        write_bytes(file, save({str(t): path[t].cpu().contiguous() for t in sorted(bounds)}))
+    return {int(t): latents.to(base.device) for t, latents in load_file(file).items()}
+
+
 @torch.no_grad()
-def _measure(
-    studio: Studio, prompts: Sequence[str], guidance: float, plans: Sequence[Plan], seeds: Sequence[int]
-) -> Errors:
-    base = studio.base
-    noise, _ = start(base, seeds)
-    with playing(studio.plain, prompts, guidance) as teacher:
-        path = fidelity.walk(base.schedule, teacher, noise, SUBSTEPS)
-    found: Errors = {}
-    for name, (drawer, scale) in jumpers(studio, guidance).items():
-        with playing(drawer, prompts, scale) as student:
-            found[name] = _segments(base, student, path)
+def _measure(which: Paths, plans: Sequence[Plan]) -> Errors:
+    studio, path, found = which.studio, walk(which), {}
+    for name, (drawer, scale) in jumpers(studio, which.guidance).items():
+        with playing(drawer, which.prompts, scale) as student:
+            found[name] = _segments(studio.base, student, path)
     for plan in plans:
-        with playing(studio.drawer(plan), prompts, plan.settings.guidance_scale) as student:
-            found[plan.label] = {FROM_NOISE: _final(base, student, path, plan, seeds)}
+        with playing(studio.drawer(plan), which.prompts, plan.settings.guidance_scale) as student:
+            found[plan.label] = {FROM_NOISE: _final(studio.base, student, path, plan, which.seeds)}
     return found
 
 

@@ -18,11 +18,17 @@ from hypersd.evaluate.captions import Caption
 FILE = "real.safetensors"
 
 
+HELD_OUT = (0, 1)  # in the file's `half`: develop, report; the rest was trained on
+
+
 @dataclass(frozen=True)
 class Real:
-    """Features of real pictures, and of those with captions of this half how the judge sees them."""
+    """Features of real pictures, and how the judge sees those that have captions of this half."""
 
     features: Float[Tensor, "n d"]
+    """Of everything: their principal directions are what distances are measured along."""
+    held_out: Float[Tensor, "h d"]
+    """Of what captions like the drawn ones describe: what drawn pictures are compared with."""
     judged: Float[Tensor, "m e"] | None = None
     own: Int[Tensor, " m"] | None = None
     """Each judged picture's caption, as an index into the captions of the half."""
@@ -39,11 +45,12 @@ def load(captions: Sequence[Caption], folder: Path = bundled.EVALUATION) -> Real
         raise FileNotFoundError(f"no features of real pictures in {folder}; they come with the miniature")
     stored = load_file(folder / FILE)
     features = stored["mean"].float() + stored["coordinates"].float() @ stored["basis"].float()
-    features = features[torch.randperm(len(features), generator=torch.Generator().manual_seed(0))]
-    if "judge_b" not in stored:
-        return Real(features)
+    held_out = features[torch.isin(stored["half"].long(), torch.tensor(HELD_OUT))]
+    held_out = held_out[torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))]
     texts = json.loads((folder / CAPTIONS).read_text())["texts"]
     index = {caption.text: i for i, caption in enumerate(captions)}
     own = [index.get(texts[i], -1) if i >= 0 else -1 for i in stored["caption"].tolist()]
     chosen = torch.tensor([i for i, caption in enumerate(own) if caption >= 0], dtype=torch.long)
-    return Real(features, stored["judge_b"].float()[chosen], torch.tensor(own)[chosen])
+    if "judge_b" not in stored or not len(chosen):
+        return Real(features, held_out)
+    return Real(features, held_out, stored["judge_b"].float()[chosen], torch.tensor(own)[chosen])

@@ -118,6 +118,10 @@ COLUMNS = (
 )
 
 
+BRIEF = {"alignment": "align", "recall_at_1": "R@1 %", "fd_teacher": "FD", "fd_ratio": "ratio", "path": "path"}
+"""Of these the terminal shows, under shorter titles."""
+
+
 def read(path: Path) -> Report:
     """Raises ValueError for what is no report."""
     try:
@@ -161,13 +165,16 @@ def lines(report: Report) -> tuple[list[str], list[list[str]]]:
 
 
 def table(report: Report) -> Table:
-    """The main table for a terminal."""
+    """The numbers that matter most, narrow enough for a terminal; the rest is in the JSON and on the page."""
     from rich.table import Table
 
-    titles, cells = lines(report)
-    drawn = Table(*titles, title="a quick look: too few pictures to quote" if report.quick else None)
-    for row in cells:
-        drawn.add_row(*row)
+    columns = [column for column in measured(report.rows) if column.name in BRIEF]
+    drawn = Table(title="a quick look: too few pictures to quote" if report.quick else None)
+    for title in ("who", "steps", "sampler", *(BRIEF[column.name] for column in columns)):
+        drawn.add_column(title, no_wrap=title != "who")
+    for row in report.rows:
+        sampler = row.sampler if row.guidance == 1 else f"{row.sampler} w {row.guidance:g}"
+        drawn.add_row(row.role, str(row.steps), sampler, *(cell(row, column) for column in columns))
     return drawn
 
 

@@ -119,7 +119,8 @@ def path_errors(job: Job, plans: Sequence[Plan]) -> tuple[dict[str, Stat], dict[
     sets = []
     for number in range(1, job.sets + 1):
         job.meter.label = f"paths, set {number}"
-        sets.append(paths.measure(job.studio, prompts, job.guidance, unique, job.split, number))
+        which = paths.Paths(job.studio, prompts, job.guidance, job.split, number)
+        sets.append(paths.measure(which, unique))
         job.meter.tick(job.path_pictures * PATH_WORK)
     stats = {who: {name: Stat(tuple(found[who][name] for found in sets)) for name in sets[0][who]} for who in sets[0]}
     final = {who: found.pop(paths.FROM_NOISE) for who, found in stats.items() if paths.FROM_NOISE in found}

@@ -28,7 +28,7 @@ from hypersd.evaluate.eyes import Eyes
 from hypersd.evaluate.protocol import Plan
 
 VERSION = 1  # of what is kept; raise it when the same settings would give other numbers
-CHUNK, BATCH = 256, 64
+CHUNK, BATCH = 128, 64
 OF_BASE = ("base", "precision")
 Set = dict[str, Tensor]
 """features, judged, quality, seconds, perhaps second and apart: a row for each picture (apart: pair)."""

@@ -27,7 +27,7 @@ def of_base(rows: Sequence[Row], reference: Mapping[str, float]) -> list[Yardsti
             unit = teacher.mean("fd_teacher") + reference["floor of fd_teacher"]
             claim = f"the base's FD at {HARD_STEPS} guided steps, over a second 25-step set's"
             found.append(Yardstick(claim, row.mean("fd_teacher") / unit, HARDNESS, True))
-    if "R@1 of real pictures" in reference:
+    if reference.get("R@1 of real pictures"):
         share = teacher.mean("recall_at_1") / reference["R@1 of real pictures"]
         found.append(Yardstick("the base's R@1, over real pictures'", share, SHARE_OF_REAL, True))
     return found

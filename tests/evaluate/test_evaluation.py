@@ -65,7 +65,11 @@ def folder(tmp_path):
     coordinates = torch.randn(40, 8, generator=torch.Generator().manual_seed(5))
     basis = torch.linalg.qr(torch.randn(32, 8, generator=torch.Generator().manual_seed(6)))[0].T.contiguous()
     tensors = {"mean": torch.zeros(32), "basis": basis, "coordinates": coordinates}
-    save_file({**tensors, "caption": torch.full((40,), -1)}, tmp_path / "real.safetensors")
+    caption, half = torch.full((40,), -1), torch.arange(40) % 3
+    caption[:4] = torch.arange(4)
+    judged = F.normalize(torch.randn(40, 16, generator=torch.Generator().manual_seed(7)), dim=1)
+    tensors |= {"caption": caption, "half": half, "judge_b": judged}
+    save_file(tensors, tmp_path / "real.safetensors")
     return tmp_path
 
 
@@ -164,6 +168,7 @@ def test_a_whole_evaluation(tiny_folder, lora, watchers, folder, tmp_path, monke
     assert all(len(row.values["fd_teacher"].values) == 2 for row in found.rows)
     assert set(found.paths) == {"base, guidance 3", "base, guidance 1", "LoRA"}
     assert len(found.paths["LoRA"]) == 2 + 9
+    assert 0 <= found.reference["R@1 of real pictures"] <= 1
     assert found.about["sha256"].keys() == {"base", "lora"}
     again = run(**given)
     assert [row.values["fd_teacher"] for row in again.rows] == [row.values["fd_teacher"] for row in found.rows]
