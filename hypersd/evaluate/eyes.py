@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,12 +50,16 @@ def load(cache: Path, device: torch.device | str = "cpu", optional: bool = True)
     """EfficientNet-lite0 and judge B; ResNet50 and LPIPS where `hypersd.evaluate.fetch` has put them."""
     from hypersd.evaluate import resnet, vgg
     from hypersd.judges import emoji
+    from hypersd.judges.networks import imagenet
 
     judge = emoji.load_judge("b").to(device)
     second = resnet.load(cache) if optional else None
     apart = vgg.load(cache) if optional else None
+    weights = sha256((emoji.FOLDER / "b.safetensors").read_bytes()).hexdigest()[:8]
+    names = [f"lite0 at {imagenet.SIZE} px", f"judge b {weights}"]
+    names += [*(["resnet50"] if second else []), *(["lpips"] if apart else [])]
     return Eyes(
-        name="+".join(["lite0", "judge-b", *(["resnet50"] if second else []), *(["lpips"] if apart else [])]),
+        name=", ".join(names),
         see=through(judge),
         embed_texts=lambda texts: judge.embed_texts(list(texts)),
         second=second.to(device) if second else None,

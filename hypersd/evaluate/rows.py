@@ -139,9 +139,11 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
         pairs = zip(row.values["fd_teacher"].values, best[row.steps].values, strict=True)
         return Stat(tuple(mine / rival for mine, rival in pairs))
 
-    return [
-        replace(row, values={**row.values, "fd_ratio": ratio(row)}) if row.role == "distilled" else row for row in rows
-    ]
+    def speaks(row: Row) -> bool:
+        """A rival that is no farther than the floor leaves nothing to divide by."""
+        return row.role == "distilled" and min(best[row.steps].values) > 0
+
+    return [replace(row, values={**row.values, "fd_ratio": ratio(row)}) if speaks(row) else row for row in rows]
 
 
 def comparable(rows: Sequence[Row]) -> list[Row]:

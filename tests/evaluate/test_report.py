@@ -5,6 +5,7 @@ import pytest
 
 from hypersd.evaluate import report
 from hypersd.evaluate.report import Report, Row, Stat
+from hypersd.evaluate.rows import with_ratios
 from hypersd.evaluate.yardsticks import yardsticks
 
 
@@ -89,3 +90,11 @@ def test_tables_for_the_terminal(found):
     assert report.table(found).row_count == 4
     assert report.verdicts(found).row_count == 4
     assert report.table(replace(found, about={})).title is None
+
+
+@pytest.mark.parametrize(("rival", "ratio"), [((4.0, 8.0), (0.5, 0.125)), ((4.0, -0.1), None)])
+def test_a_ratio_needs_a_rival_above_the_floor(rival, ratio):
+    best = Row("undistilled, equal steps", 4, 8, "ddim", 5.0, {"fd_teacher": Stat(rival)})
+    mine = Row("distilled", 4, 4, "ddim", 1.0, {"fd_teacher": Stat((2.0, 1.0))})
+    _, found = with_ratios([best, mine])
+    assert found.values.get("fd_ratio") == (ratio and Stat(ratio))
