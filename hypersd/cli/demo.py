@@ -87,6 +87,6 @@ def _show(records: list[dict[str, Any]], out: Path, seconds: float) -> None:
         style="dim",
     )
     console.print(f"\nLook at  {out / 'demo.png'}   (numbers: {out / 'demo.json'}; {seconds:.0f} s)", soft_wrap=True)
-    console.print("\nNext:", 'PROMPT="a blue whale, 3D style" make demo', sep="\n  ", highlight=False)
-    console.print('  .venv/bin/hypersd sample "a purple heart, flat style" --steps 2', highlight=False)
+    console.print("\nNext:", 'PROMPT="a man pilot, flat style" make demo', sep="\n  ", highlight=False)
+    console.print('  .venv/bin/hypersd sample "a woman judge with dark skin, 3D style" --steps 2', highlight=False)
     console.print("  .venv/bin/hypersd train recipes/emoji.yaml", highlight=False)

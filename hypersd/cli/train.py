@@ -14,7 +14,7 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A YAML file, such as recipes/emoji.yaml.")],
     changes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Such as batch=16 stages.0.iterations=50"),
+        typer.Argument(metavar="KEY=VALUE", help="Such as batch=16 stages.0.iterations=50"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the run lives. (default: runs/NAME)")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.")] = False,

@@ -15,13 +15,13 @@ from hypersd.lora import files
 
 PROMPTS = (
     "a woman firefighter with medium-dark skin, 3D style",
-    "a red apple, flat style",
-    "a smiling face with sunglasses, flat style",
     "a man cook with light skin, 3D style",
-    "thumbs up with dark skin, flat style",
-    "a fox, 3D style",
-    "a rocket, 3D style",
-    "a green heart, flat style",
+    "a woman astronaut with dark skin, 3D style",
+    "a woman superhero with light skin, flat style",
+    "raised hand with medium skin, 3D style",
+    "a smiling face with sunglasses, flat style",
+    "a red heart, flat style",
+    "a red apple, flat style",
 )
 STEPS = (1, 2, 4, 8)
 REFERENCE_STEPS = 25
