@@ -43,7 +43,7 @@ class BaseConfig:
     empty: float = 0.1
     min_snr: float = 5.0
     ema: float = 0.999
-    guidance: float = 5.0
+    guidance: float = 4.0
 
 
 @dataclass

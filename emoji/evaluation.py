@@ -2,16 +2,18 @@
 
     python -m emoji.evaluation --config emoji/cpu.yaml
 
-captions.json     `texts`; and for each held-out picture its half, caption and attributes, and the 99
-                  other captions that retrieval asks it to be told from: `near` differ in one attribute.
+captions.json     `styles`, with source and licence; `texts`; and for each held-out picture its half,
+                  caption and attributes, and the 99 other captions that retrieval asks it to be told
+                  from: `near` differ in one attribute.
 real.safetensors  ImageNet features of 2,048 real pictures, held-out ones first, as coordinates on their
-                  256 principal directions: features = mean + coordinates @ basis. (Whole, they are 5 MB.)
-                  Once judge B is trained, also its embeddings of them.
+                  128 principal directions: features = mean + coordinates @ basis. (Whole, they are 5 MB.)
+                  Once judge B is trained, also its embeddings of those held out.
 pictures/         a few dozen held-out pictures, whose sources and licences are in pictures.json
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections import defaultdict
@@ -32,8 +34,8 @@ from emoji.split import HALVES, composable
 
 FOLDER = BUNDLED / "evaluation"
 NEAR, OTHERS = 49, 99  # of the 99 distractors
-REAL, DIRECTIONS, SHOWN = 2048, 256, 48
-KEPT = ("concept", "gender", "tone", "style", "words", "name", "group", "codepoints", "package", "licence")
+REAL, DIRECTIONS, SHOWN, FAR_POOL = 2048, 128, 48, 400
+KEPT = ("concept", "gender", "tone", "style", "name", "group", "codepoints")
 Record = dict[str, Any]
 
 
@@ -74,7 +76,8 @@ def caption_file(records: list[Record]) -> dict[str, Any]:
     by_rest = defaultdict(list)
     for record in pool:
         by_rest[(record["gender"], record["tone"], record["style"])].append(record)
-    everything, found = [caption(record) for record in records], []
+    everything = [caption(record) for record in random.Random(0).sample(records, min(FAR_POOL, len(records)))]
+    found = []
     for record in held_out(records):
         rng = random.Random(caption(record) + record["part"])
         related = groups[record["concept"]] + by_rest[(record["gender"], record["tone"], record["style"])]
@@ -85,7 +88,9 @@ def caption_file(records: list[Record]) -> dict[str, Any]:
             name: [texts.setdefault(t, len(texts)) for t in chosen] for name, chosen in (("near", near), ("far", far))
         }
         found.append(row | {"caption": texts.setdefault(caption(record), len(texts))})
-    return {"texts": list(texts), "records": found}
+    shown = sorted({record["style"] for record in records})
+    styles = {key: dataclasses.asdict(STYLES[key]) for key in shown if key in STYLES}
+    return {"styles": styles, "texts": list(texts), "records": found}
 
 
 def held_out(records: list[Record]) -> list[Record]:
@@ -131,7 +136,7 @@ def real_file(chosen: list[Record], pictures: np.ndarray, captions: dict[str, An
     tensors = compress(in_chunks(imagenet.features, pictures))
     tensors |= {"half": torch.tensor([parts.index(r["part"]) for r in chosen], dtype=torch.int8), "caption": places}
     if (JUDGES / "b.safetensors").exists():
-        tensors["judge_b"] = in_chunks(load_judge("b").embed_images, pictures).half()
+        tensors["judge_b"] = in_chunks(load_judge("b").embed_images, pictures[:count]).half()
     return tensors
 
 

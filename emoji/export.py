@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from emoji import autoencoder, base, tokenizer
@@ -98,6 +99,7 @@ def export(config: Config, to: Path = FOLDER) -> Path:
         shutil.copy(tokenizer.train(config) / name, part / "tokenizer" / name)
     (part / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)  # the two files above say the same
     load_in_full_precision(part / "text_encoder" / "config.json")
+    name_as_published(part / "text_encoder" / "model.safetensors")
     for file in part.rglob("*.safetensors"):
         file.chmod(0o644)
     (part / "training.json").write_text(json.dumps(made, indent=1) + "\n")
@@ -110,6 +112,15 @@ def load_in_full_precision(path: Path) -> None:
     """transformers 5 loads the type that the configuration names, diffusers fp32: without this they would differ."""
     settings = json.loads(path.read_text())
     path.write_text(json.dumps(settings | {"dtype": "float32"}, indent=2) + "\n")
+
+
+def name_as_published(path: Path) -> None:
+    """transformers 5 drops the prefix `text_model.`, without which transformers 4 silently draws random weights.
+
+    Stable Diffusion's own files have it, and both read it.
+    """
+    weights = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 if __name__ == "__main__":

