@@ -37,11 +37,11 @@ def judge(request):
 def test_a_real_picture_finds_its_caption_among_a_hundred(judge, real):
     images, captions, others = real
     seen, hits = judge.embed_images(images), []
-    for picture, caption, wrong in list(zip(seen, captions, others, strict=True))[::3]:
+    for picture, caption, wrong in list(zip(seen, captions, others, strict=True))[1::2]:
         scores = judge.embed_texts([caption, *wrong]) @ picture
         hits.append(bool(scores.argmax() == 0))
     # far above chance, 1 %; the figures over every held-out picture are in the judge's .json
-    assert np.mean(hits) >= {"a": 0.4, "b": 0.5}[judge.name]
+    assert np.mean(hits) >= {"a": 0.4, "b": 0.6}[judge.name]
 
 
 def test_the_score_is_the_cosine_and_shuffled_captions_score_less(judge, real):
