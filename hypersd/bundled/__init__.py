@@ -1,0 +1,11 @@
+"""What travels with the package: the miniature base, its LoRA and judges. See README.md beside this file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent
+BASE = ROOT / "emoji-sd"
+LORA = ROOT / "hyper-emoji-1to8steps-lora.safetensors"
+PROMPTS = ROOT / "prompts.txt"
+EVALUATION = ROOT / "evaluation"
