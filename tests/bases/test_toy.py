@@ -141,7 +141,5 @@ def test_a_rank_1_lora_on_the_toy_can_hold_any_linear_student():
             for name, old in roles.state("student").items()
         }
         roles.load("student", state)
-        torch.testing.assert_close(
-            toy.predict(x, t, cond)[1], wanted[:, None, None, None] * x, rtol=1e-5, atol=1e-6
-        )
+        torch.testing.assert_close(toy.predict(x, t, cond)[1], wanted[:, None, None, None] * x, rtol=1e-5, atol=1e-6)
     assert torch.equal(toy.predict(x, t, cond)[1], base)

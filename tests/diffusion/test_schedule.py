@@ -60,9 +60,7 @@ def test_levels_at_well_known_timesteps(t, alpha, sigma, inverse, snr):
 
 def test_the_timestep_after_the_last_is_alpha_bar_0():
     schedule = scaled_linear()
-    for of_end, of_zero in zip(
-        schedule.at(torch.tensor([-1]), 4), schedule.at(torch.tensor([0]), 4), strict=True
-    ):
+    for of_end, of_zero in zip(schedule.at(torch.tensor([-1]), 4), schedule.at(torch.tensor([0]), 4), strict=True):
         assert of_end.shape == (1, 1, 1, 1)
         assert torch.equal(of_end, of_zero)
 
