@@ -1,4 +1,4 @@
-"""Makes the whole miniature: pictures, tokenizer, autoencoder, base, judges, evaluation files.
+"""Makes the whole miniature: pictures, tokenizer, autoencoder, base, judges, evaluation files, prompts.
 
     python -m emoji.make --config emoji/cpu.yaml [--work build/emoji]
 
@@ -8,7 +8,7 @@ Two hours on two CPU cores; `gpu.yaml` is the larger one. Writes to hypersd/bund
 
 from __future__ import annotations
 
-from emoji import autoencoder, base, evaluation, export, judges, tokenizer
+from emoji import autoencoder, base, evaluation, export, judges, prompts, tokenizer
 from emoji.config import from_command_line
 from emoji.dataset import build
 from emoji.training import say
@@ -24,6 +24,7 @@ def main() -> None:
     for name in ("a", "b"):
         judges.main(name, config)
     say(f"evaluation files: {evaluation.write(config)}")
+    say(f"prompts: {prompts.write(config)}")
 
 
 if __name__ == "__main__":

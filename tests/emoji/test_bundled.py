@@ -71,3 +71,12 @@ def test_files_are_small():
     assert max(file.stat().st_size for file in files) < 16 * 2**20
     evaluation = sum(file.stat().st_size for file in bundled.EVALUATION.rglob("*") if file.is_file())
     assert evaluation < 3 * 10**6
+
+
+def test_prompts_are_many_distinct_and_leave_out_what_is_held_out():
+    prompts = bundled.PROMPTS.read_text().splitlines()
+    captions = json.loads((bundled.EVALUATION / "captions.json").read_text())
+    held_out = {captions["texts"][record["caption"]] for record in captions["records"]}
+    assert len(held_out) > 400
+    assert len(set(prompts)) == len(prompts) >= 900
+    assert not set(prompts) & held_out
