@@ -25,18 +25,10 @@ from emoji.captions import draw_caption, levels
 from emoji.config import Config, from_command_line
 from emoji.dataset import draw_weights
 from emoji.training import Run, autocast, device
+from hypersd.bases.sd15 import ddim_config
 
-# Stable Diffusion 1.5's scheduler_config.json
-SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "prediction_type": "epsilon",
-}
+# Stable Diffusion 1.5's scheduler_config.json, which leaves the spacing to whoever samples
+SCHEDULE = {key: value for key, value in ddim_config().items() if key != "timestep_spacing"}
 
 
 def new_text_encoder(config: Config) -> Any:

@@ -83,8 +83,9 @@ def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None
     saved = _saved(recipe, out, resume)
     run = _open(recipe, out, watch or Silent())
     progress = saved.progress if saved else Progress()
-    for role in run.kept if saved else []:
-        run.roles.load(role, saved.role(role))  # type: ignore[union-attr]
+    if saved:
+        for role in run.kept:
+            run.roles.load(role, saved.role(role))
     _trim_log(out, progress)
     for index in range(progress.stage, len(recipe.stages)):
         first = progress.iteration if index == progress.stage else 0

@@ -17,13 +17,12 @@ import torch
 
 from hypersd import bases, bundled
 from hypersd.bases import Base
-from hypersd.draw.pipeline import BASE_GUIDANCE, Drawer
+from hypersd.draw.pipeline import Drawer, teacher_guidance
 from hypersd.evaluate import captions, eyes, real, rows
 from hypersd.evaluate.eyes import Eyes
 from hypersd.evaluate.fetch import cache_folder
 from hypersd.evaluate.report import Report
 from hypersd.evaluate.sets import Studio, weights_digest
-from hypersd.lora.files import LoraFile
 
 FULL_PICTURES, FULL_SEEDS = 2000, 3
 QUICK_PICTURES, QUICK_SEEDS = 200, 1
@@ -102,13 +101,6 @@ def open_studio(base: str, lora: Path | None, scale: float, precision: str, watc
     if lora is not None:
         identity |= {"lora": weights_digest(lora), "scale": f"{scale:g}"}
     return Studio(Drawer(loaded), Drawer(loaded, lora, scale) if lora else None, watchers, cache, identity)
-
-
-def teacher_guidance(lora: LoraFile | None) -> float:
-    """What the LoRA was distilled with; else what a base is drawn with."""
-    teacher = lora.recipe.get("teacher", {}) if lora else {}
-    low, high = teacher.get("guidance", (BASE_GUIDANCE, BASE_GUIDANCE))
-    return (low + high) / 2
 
 
 def surroundings(studio: Studio) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -33,7 +34,7 @@ class Lpips(nn.Module):
             widths = pairwise((width, *block))
             blocks.append(nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in widths))
             width = block[-1]
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks: Any = nn.ModuleList(blocks)  # of lists, which mypy takes for plain modules
         self.heads = nn.ParameterList(torch.zeros(block[-1]) for block in BLOCKS)
         self.register_buffer("shift", torch.tensor(SHIFT)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(SCALE)[:, None, None], persistent=False)
@@ -43,7 +44,7 @@ class Lpips(nn.Module):
         found = []
         for index, block in enumerate(self.blocks):
             x = F.max_pool2d(x, 2) if index else x
-            for convolution in block:  # type: ignore[attr-defined]
+            for convolution in block:
                 x = F.relu(convolution(x))
             found.append(F.normalize(x, dim=1, eps=1e-10))
         return found

@@ -10,8 +10,6 @@ import torch
 from emoji.base import SCHEDULE
 from hypersd import bundled
 
-pytestmark = pytest.mark.skipif(not bundled.BASE.exists(), reason="the miniature has not been made")
-
 
 @pytest.fixture(scope="module")
 def pipeline():

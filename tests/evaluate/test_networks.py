@@ -70,7 +70,6 @@ def test_networks_that_were_not_fetched_are_absent(tmp_path):
     assert resnet.load(tmp_path) is None
 
 
-@pytest.mark.skipif(not (emoji.FOLDER / "b.safetensors").exists(), reason="the bundled judge is not there yet")
 def test_one_pass_sees_what_the_judge_and_the_features_see_apart():
     judge, images = emoji.load_judge("b"), torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
