@@ -139,8 +139,27 @@ def components(config: Config) -> dict[str, Tensor]:
     return {name: tensor.to(device()) for name, tensor in load_file(path).items()}
 
 
+@torch.no_grad()
+def encode_all(pictures: np.ndarray, folder: Path) -> Float[Tensor, "n c h w"]:
+    """The latents that a finished autoencoder gives RGB pictures (the posterior's mean), fp32, on the CPU."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(folder).to(device()).eval()
+    chunks = (to_signed(pictures[i : i + CHUNK]) for i in range(0, len(pictures), CHUNK))
+    return torch.cat([vae.encode(chunk).latent_dist.mean.cpu() for chunk in chunks])
+
+
+def latents_of(pictures: np.ndarray, config: Config) -> Float[Tensor, "n c h w"]:
+    """What the UNet learns to draw."""
+    if config.start:
+        return encode_all(pictures, config.start / "vae")
+    return project_all(pictures, components(config))
+
+
 def train(config: Config) -> Path:
     """The folder of the finished autoencoder."""
+    if config.start:
+        return config.start / "vae"
     out, settings = config.work / f"vae-{config.name}", config.autoencoder
     if (out / "config.json").exists():
         return out

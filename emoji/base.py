@@ -1,6 +1,6 @@
 """Trains the miniature's text encoder and UNet together, on latents kept in memory.
 
-    python -m emoji.base --config emoji/cpu.yaml
+    python -m emoji.base --config emoji/cpu.yaml [--start hypersd/bundled/emoji-sd]
 
 Stable Diffusion 1.5's own recipe but for size: epsilon prediction on its schedule, 10 % empty
 captions for guidance. Losses are weighted by Min-SNR-gamma (Hang et al. 2023, eq. 8: min(SNR, 5)/SNR
@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from emoji import autoencoder, tokenizer
 from emoji.captions import draw_caption, levels
 from emoji.config import Config, from_command_line
-from emoji.dataset import draw_weights
+from emoji.dataset import draw_weights, write_bytes
 from emoji.training import Run, autocast, device
 from hypersd.bases.sd15 import ddim_config
 
 # Stable Diffusion 1.5's scheduler_config.json, which leaves the spacing to whoever samples
 SCHEDULE = {key: value for key, value in ddim_config().items() if key != "timestep_spacing"}
+FACTS, BEFORE = "training.json", "before.json"  # of a pipeline; of the one that this training began with
 
 
 def new_text_encoder(config: Config) -> Any:
@@ -69,6 +70,26 @@ def new_unet(config: Config) -> Any:
     )
 
 
+def new_nets(config: Config) -> nn.ModuleDict:
+    """UNet and text encoder: random, or those of the pipeline whose training goes on."""
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    if config.start is None:
+        return nn.ModuleDict({"unet": new_unet(config), "text": new_text_encoder(config)})
+    if not (config.start / "model_index.json").is_file():
+        raise FileNotFoundError(f"no pipeline at {config.start}: expected a diffusers folder with model_index.json")
+    unet = UNet2DConditionModel.from_pretrained(config.start / "unet")
+    text = CLIPTextModel.from_pretrained(config.start / "text_encoder", dtype=torch.float32)
+    return nn.ModuleDict({"unet": unet, "text": text}).train()
+
+
+def remember(start: Path, to: Path) -> None:
+    """What is known of the training that goes on: an export may replace it while this one runs."""
+    if (start / FACTS).exists():
+        write_bytes(to, (start / FACTS).read_bytes())
+
+
 def alphas_cumprod() -> Float[Tensor, " t"]:
     steps = SCHEDULE["num_train_timesteps"]
     betas = torch.linspace(SCHEDULE["beta_start"] ** 0.5, SCHEDULE["beta_end"] ** 0.5, steps) ** 2
@@ -106,7 +127,7 @@ def load_latents(config: Config) -> tuple[list[dict[str, Any]], Float[Tensor, "n
     if not cache.exists():
         weight = torch.from_numpy(draw_weights(records, config.concept_power, config.weights)).float()
         tensors = {
-            "latents": autoencoder.project_all(pictures, autoencoder.components(config)).half().contiguous(),
+            "latents": autoencoder.latents_of(pictures, config).half().contiguous(),
             "weight": weight,
         }
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -126,10 +147,12 @@ def train(config: Config) -> Path:
     path = done.with_name("run.pt")
     if done.exists():
         return path
+    if config.start and not path.exists():
+        remember(config.start, done.with_name(BEFORE))
     words = CLIPTokenizer.from_pretrained(tokenizer.train(config))
     records, latents, chances = load_latents(config)
     torch.manual_seed(config.seed)
-    nets = nn.ModuleDict({"unet": new_unet(config), "text": new_text_encoder(config)}).to(device())
+    nets = new_nets(config).to(device())
     average = Average(nets, base.ema)
     run = Run({"nets": nets}, lr=base.lr, steps=base.steps, minutes=base.minutes, path=path)
     run.extra["average"] = average.module

@@ -56,7 +56,11 @@ class JudgeConfig:
 
 @dataclass
 class Config:
-    """`size`: of the pictures drawn. `weights`: how often each Unicode group is drawn, 1 unless said."""
+    """`size`: of the pictures drawn. `weights`: how often each Unicode group is drawn, 1 unless said.
+
+    `start`: a pipeline's folder whose training goes on: its tokenizer and autoencoder stay, its UNet and
+    text encoder are where training begins. None begins from nothing.
+    """
 
     name: str = "cpu"
     size: int = 64
@@ -66,7 +70,7 @@ class Config:
     concept_power: float = 0.5
     weights: dict[int, float] = field(default_factory=lambda: {8: 0.3, 9: 0.3})
     seed: int = 0
-    threads: int = 0  # 0: torch's own choice
+    start: Path | None = None
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
     judge_a: JudgeConfig = field(default_factory=JudgeConfig)
@@ -98,9 +102,11 @@ def from_command_line(description: str) -> Config:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("cpu.yaml"))
     parser.add_argument("--work", type=Path, default=None, help="downloads, dataset, checkpoints (build/emoji)")
+    parser.add_argument("--start", type=Path, default=None, help="go on training this pipeline (a folder)")
     parser.add_argument("--minutes", type=float, default=None, help="overrides the stage's time")
     arguments = parser.parse_args()
     config = read_config(arguments.config, arguments.work)
+    config.start = arguments.start or config.start
     if arguments.minutes is not None:
         for part in PARTS:
             getattr(config, part).minutes = arguments.minutes

@@ -1,14 +1,13 @@
-"""Builds the picture set: WebP with alpha, one shard a style, and one record a picture.
+"""Builds the picture set: sheets of WebP with alpha, one shard a style, and one record a picture.
 
     python -m emoji.dataset --config emoji/cpu.yaml
 
-Deterministic: rerunning gives the same bytes. A shard is WebP files end to end; `records.json`
-says where each begins and what it shows.
+Deterministic: rerunning gives the same bytes. `records.json.gz` says where each picture is and what it shows.
 """
 
 from __future__ import annotations
 
-import io
+import gzip
 import json
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -18,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from emoji import sheets
 from emoji.captions import TONES, find_subjects
 from emoji.config import Config, from_command_line
 from emoji.sources import STYLES, open_style, plain, read_names, slugs
 from emoji.split import make_split, part_of, write_split
 
-WEBP = {"quality": 75, "alpha_quality": 60, "method": 4}
+RECORDS = "records.json.gz"
 BLANK = 0.01  # a picture with less than this share of opaque pixels failed to render
 
 
@@ -50,31 +50,23 @@ def tone_words(tone: int | list[int]) -> str:
     return " and ".join(TONES[index] for index in ([tone] if isinstance(tone, int) else tone))
 
 
-def encode(picture: Image.Image) -> bytes | None:
-    """WebP bytes, or None for a picture that came out blank."""
-    if np.asarray(picture)[..., 3].mean() < 255 * BLANK:
-        return None
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", **WEBP)
-    return buffer.getvalue()
+def is_blank(picture: Image.Image) -> bool:
+    return bool(np.asarray(picture)[..., 3].mean() < 255 * BLANK)
 
 
 def build_style(key: str, folder: Path, out: Path, size: int) -> list[dict[str, Any]]:
     """Writes one style's shard; returns its records."""
     style, subjects = STYLES[key], list_subjects(folder)
     pictures = open_style(style, folder, slugs(folder, {s["codepoints"]: s["label"] for s in subjects}))
-    records, shard, seen = [], io.BytesIO(), set()
+    found: dict[bytes, tuple[dict[str, Any], Image.Image]] = {}  # some sets repeat one picture under several names
     for subject in subjects:
         picture = pictures.read(subject["codepoints"], size)
-        data = encode(picture) if picture else None
-        if data is None or data in seen:  # some sets repeat one picture under several names
-            continue
-        seen.add(data)
-        source = {"style": key, "words": style.words, "package": style.package, "licence": style.licence}
-        records.append({**subject, **source, "offset": shard.tell(), "length": len(data)})
-        shard.write(data)
-    write_bytes(out / f"{key}.shard", shard.getvalue())
-    return records
+        if picture and not is_blank(picture):
+            found.setdefault(picture.tobytes(), (subject, picture))
+    shard, places = sheets.pack([picture for _, picture in found.values()])
+    write_bytes(out / f"{key}.shard", shard)
+    source = {"style": key, "words": style.words, "package": style.package, "licence": style.licence}
+    return [subject | source | place for (subject, _), place in zip(found.values(), places, strict=True)]
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -88,7 +80,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 def build(config: Config) -> Path:
     """The dataset's folder, built unless it is there."""
     out, downloads = config.work / f"dataset-{config.stored_size}", config.work / "downloads"
-    if (out / "records.json").exists():
+    if (out / RECORDS).exists():
         return out
     with ProcessPoolExecutor(2) as pool:
         jobs = [pool.submit(build_style, key, downloads, out, config.stored_size) for key in STYLES]
@@ -97,30 +89,20 @@ def build(config: Config) -> Path:
     write_split(split)
     for record in records:
         record["part"] = part_of(record, split)
-    write_bytes(out / "records.json", json.dumps(records, ensure_ascii=False).encode())
+    write_bytes(out / RECORDS, gzip.compress(json.dumps(records, ensure_ascii=False).encode(), mtime=0))
     return out
 
 
 def read_records(out: Path, styles: list[str]) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = json.loads((out / "records.json").read_text())
+    records: list[dict[str, Any]] = json.loads(gzip.decompress((out / RECORDS).read_bytes()))
     return [record for record in records if record["style"] in styles]
-
-
-def decode(data: bytes, size: int) -> NDArray[np.uint8]:
-    """RGBA of shape (size, size, 4); shrunk in premultiplied alpha, so no dark fringes."""
-    picture = Image.open(io.BytesIO(data)).convert("RGBA")
-    if picture.width != size:
-        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
 
 
 def load_pictures(out: Path, records: list[dict[str, Any]], size: int) -> NDArray[np.uint8]:
     """All pictures of `records`, RGBA, (n, size, size, 4)."""
-    shards = {key: (out / f"{key}.shard").read_bytes() for key in {r["style"] for r in records}}
     pictures = np.empty((len(records), size, size, 4), np.uint8)
-    for index, record in enumerate(records):
-        begin = record["offset"]
-        pictures[index] = decode(shards[record["style"]][begin : begin + record["length"]], size)
+    for index, picture in sheets.read(out, records, size):
+        pictures[index] = picture
     return pictures
 
 
@@ -141,4 +123,4 @@ def draw_weights(records: list[dict[str, Any]], power: float, groups: dict[int, 
 
 if __name__ == "__main__":
     where = build(from_command_line(__doc__))
-    print(f"{len(json.loads((where / 'records.json').read_text()))} pictures in {where}")
+    print(f"{len(read_records(where, list(STYLES)))} pictures in {where}")

@@ -30,7 +30,12 @@ def read_run(path: Path) -> dict[str, Any]:
     return state
 
 
-def trained_vae(config: Config) -> tuple[Any, dict[str, Any]]:
+def trained_vae(config: Config) -> tuple[Any, dict[str, Any] | None]:
+    """The autoencoder, and its training unless that was another's."""
+    if config.start:
+        from diffusers import AutoencoderKL
+
+        return AutoencoderKL.from_pretrained(config.start / "vae"), None
     state, vae = read_run(config.work / f"vae-{config.name}" / "run.pt"), autoencoder.new_autoencoder(config)
     vae.load_state_dict(state["modules"]["vae"])
     autoencoder.fix_variance(vae, autoencoder.ENCODER_VARIANCE)
@@ -40,7 +45,7 @@ def trained_vae(config: Config) -> tuple[Any, dict[str, Any]]:
 def trained_nets(config: Config) -> tuple[nn.ModuleDict, dict[str, Any]]:
     """The averaged UNet and text encoder."""
     state = read_run(config.work / f"base-{config.name}" / "run.pt")
-    nets = nn.ModuleDict({"unet": base.new_unet(config), "text": base.new_text_encoder(config)})
+    nets = base.new_nets(config)
     nets.load_state_dict(state["modules"]["average"])
     return nets, state
 
@@ -64,17 +69,19 @@ def make_pipeline(config: Config) -> tuple[Any, dict[str, Any]]:
     return pipeline, facts(config, vae_run, base_run)
 
 
-def facts(config: Config, vae_run: dict[str, Any], base_run: dict[str, Any]) -> dict[str, Any]:
-    """What made it: for training.json and the model card."""
-    stages = {"autoencoder": vae_run, "unet and text encoder": base_run}
-    made = {
-        name: {
-            "updates": run["step"],
-            "minutes": round(run["elapsed"] / 60, 1),
-            "log": run["log"][:: max(1, len(run["log"]) // 60)],
-        }
-        for name, run in stages.items()
-    }
+def summary(run: dict[str, Any]) -> dict[str, Any]:
+    log = run["log"][:: max(1, len(run["log"]) // 60)]
+    return {"updates": run["step"], "minutes": round(run["elapsed"] / 60, 1), "log": log}
+
+
+def facts(config: Config, vae_run: dict[str, Any] | None, base_run: dict[str, Any]) -> dict[str, Any]:
+    """What made it: for training.json and the model card. `before`: the training that this one went on with."""
+    before = config.work / f"base-{config.name}" / base.BEFORE
+    made = json.loads(before.read_text())["training"] if before.exists() else {}
+    if vae_run:
+        made["autoencoder"] = summary(vae_run)
+    earlier = made.pop("unet and text encoder", None)
+    made["unet and text encoder"] = summary(base_run) | ({"before": earlier} if earlier else {})
     styles = [
         {"style": STYLES[key].words, "package": STYLES[key].package, "licence": STYLES[key].licence}
         for key in config.styles
@@ -102,7 +109,7 @@ def export(config: Config, to: Path = FOLDER) -> Path:
     name_as_published(part / "text_encoder" / "model.safetensors")
     for file in part.rglob("*.safetensors"):
         file.chmod(0o644)
-    (part / "training.json").write_text(json.dumps(made, indent=1) + "\n")
+    (part / base.FACTS).write_text(json.dumps(made, indent=1) + "\n")
     shutil.rmtree(to, ignore_errors=True)
     part.rename(to)
     return to

@@ -174,11 +174,10 @@ def redrawer(config: Config) -> Callable[[Tensor], Tensor]:
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL.from_pretrained(autoencoder.train(config)).eval()
-    basis = {name: tensor.cpu() for name, tensor in autoencoder.components(config).items()}
 
     def redraw(images: Float[Tensor, "b 3 h w"]) -> Tensor:
         images = F.interpolate(images, (config.size, config.size), mode="bilinear", antialias=True)
-        latents = autoencoder.project(images * 2 - 1, basis)
+        latents = vae.encode(images * 2 - 1).latent_dist.mean
         noise = REDRAWN_NOISE * torch.rand(len(latents), 1, 1, 1) * torch.randn_like(latents)
         return ((vae.decode(latents + noise).sample + 1) / 2).clamp(0, 1)
 

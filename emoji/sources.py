@@ -11,6 +11,7 @@ import json
 import re
 import subprocess
 import tarfile
+import tempfile
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -54,12 +55,17 @@ SWAPPED_TONES = {"1F3FC": "1F3FD", "1F3FD": "1F3FC"}
 
 
 def download(package: str, folder: Path) -> Path:
-    """The package's tarball in `folder`, fetched with `npm pack` when it is not there yet."""
+    """The package's tarball in `folder`, fetched with `npm pack` when it is not there yet.
+
+    Appears by rename: the processes that draw the styles share these files.
+    """
     name, version = package.lstrip("@").rsplit("@", 1)
     tarball = folder / f"{name.replace('/', '-')}-{version}.tgz"
     if not tarball.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        with tempfile.TemporaryDirectory(dir=folder) as part:
+            subprocess.run(["npm", "pack", "--silent", package], cwd=part, check=True, stdout=subprocess.DEVNULL)
+            Path(part, tarball.name).replace(tarball)
     return tarball
 
 

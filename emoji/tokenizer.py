@@ -66,6 +66,9 @@ def corpus(records: list[dict[str, Any]]) -> list[str]:
 
 
 def train(config: Config) -> Path:
+    """The tokenizer's folder."""
+    if config.start:
+        return config.start / "tokenizer"
     out = config.work / f"tokenizer-{config.base.vocabulary}"
     if not (out / "tokenizer_config.json").exists():
         records = read_records(build(config), list(STYLES))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
 import json
@@ -12,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from emoji.dataset import decode, draw_weights, encode, load_pictures, on_white, tone_words
+from emoji import sheets
+from emoji.dataset import draw_weights, is_blank, load_pictures, on_white, tone_words
 from emoji.sources import STYLES, SvgSet, WebpSet, plain, slugify, unswap
 from emoji.split import HALVES, TONE_CODES, code, composable, make_split, part_of, read_split
 
@@ -73,29 +73,38 @@ def test_names_are_told_apart_from_presentation():
     assert [tone_words(tone) for tone in (0, 5, [1, 5])] == ["yellow", "dark", "light and dark"]
 
 
-def test_the_same_picture_gives_the_same_bytes():
-    first, again = (encode(disc((20, 120, 220, 255), 64)) for _ in range(2))
-    assert first == again
-    assert encode(Image.new("RGBA", (64, 64))) is None  # failed to render
-    pixels = decode(first, 64)
-    assert hashlib.sha256(pixels.tobytes()).digest() == hashlib.sha256(decode(again, 64).tobytes()).digest()
-    assert np.abs(pixels[32, 32, :3].astype(int) - (20, 120, 220)).max() <= 4
+def packed(folder, *colours: tuple[int, ...], size: int = 64) -> list[dict]:
+    """Records of discs in the shard of style "flat"."""
+    shard, places = sheets.pack([disc(colour, size) for colour in colours])
+    (folder / "flat.shard").write_bytes(shard)
+    return [{"style": "flat", **place} for place in places]
 
 
-def test_shrinking_makes_no_dark_fringe():
+def test_the_same_pictures_give_the_same_bytes():
+    pictures = [disc((20, 120, 220, 255), 64), disc((200, 20, 20, 255), 64)]
+    assert sheets.pack(pictures) == sheets.pack(list(pictures))
+
+
+def test_a_picture_that_failed_to_render_is_told():
+    assert is_blank(Image.new("RGBA", (64, 64)))
+    assert not is_blank(disc((20, 120, 220, 255), 64))
+
+
+def test_shrinking_makes_no_dark_fringe(tmp_path):
     """Transparent pixels are black underneath; they must not leak into the edge."""
-    shrunk = on_white(decode(encode(disc((255, 255, 0, 255), 128)), 32))
+    shrunk = on_white(load_pictures(tmp_path, packed(tmp_path, (255, 255, 0, 255), size=128), 32))
     assert shrunk[..., :2].min() >= 245
 
 
-def test_a_shard_is_read_where_its_records_say(tmp_path):
-    data = [encode(disc(colour, 32)) for colour in ((255, 0, 0, 255), (0, 0, 255, 255))]
-    (tmp_path / "flat.shard").write_bytes(b"".join(data))
-    lengths = [len(item) for item in data]
-    records = [{"style": "flat", "offset": o, "length": n} for o, n in zip((0, lengths[0]), lengths, strict=True)]
-    found = load_pictures(tmp_path, records[::-1], 32)
-    assert found[0, 16, 16, 2] > 240
-    assert found[1, 16, 16, 0] > 240
+def test_every_picture_is_found_on_its_sheet(tmp_path):
+    """More than a sheet of them, asked for in another order."""
+    colours = [(8 * (i % 32), 255 - 80 * (i // 32), 100, 255) for i in range(70)]
+    records = packed(tmp_path, *colours, size=32)
+    order = np.random.default_rng(0).permutation(len(records))
+    found = load_pictures(tmp_path, [records[i] for i in order], 32)
+    seen = found[:, 16, 16, :3].astype(int)
+    assert np.abs(seen - [colours[i][:3] for i in order]).max() <= 12
+    assert found[:, 0, 0, 3].max() <= 8  # the ground stays clear
 
 
 def test_pictures_are_drawn_by_concept_not_by_file():
