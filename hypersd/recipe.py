@@ -31,6 +31,8 @@ class Lora(Strict):
     """None means the list of the base's family (for SD: LCM-LoRA's)."""
     dtype: Literal["fp16", "fp32"] = "fp16"
     """Of the file. Weights in training are fp32."""
+    start: Path | None = None
+    """A LoRA that training goes on from; None changes nothing yet."""
 
 
 class Teacher(Strict):

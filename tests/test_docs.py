@@ -84,6 +84,15 @@ def test_settings_of_the_paper_index_are_in_a_recipe(setting):
         assert rest[0] in model.model_fields
 
 
+def test_every_key_of_a_recipe_is_explained():
+    from hypersd import recipe
+
+    keys = (ROOT / "docs" / "train.md").read_text().partition("## The keys")[2].partition("\n## ")[0]
+    words = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`]+)`", keys))))
+    parts = (recipe.Recipe, recipe.Lora, recipe.Teacher, recipe.Draw, recipe.Optimiser, recipe.Stage)
+    assert {key for part in parts for key in part.model_fields} - words == set()
+
+
 def test_names_that_are_gone_are_noticed():
     find("hypersd.diffusion.segments.Segments.start")
     for gone in ("hypersd.diffusion.segments.Segments.begin", "hypersd.diffusion.no_such_file"):

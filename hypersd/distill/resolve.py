@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from hypersd import bases
 from hypersd.bases import Base
@@ -13,6 +15,7 @@ from hypersd.distill import data as sources
 from hypersd.distill import losses as terms
 from hypersd.distill.data import Data
 from hypersd.distill.losses import Loss
+from hypersd.lora import files
 from hypersd.recipe import Draw, Recipe
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16}
@@ -26,6 +29,21 @@ def base(recipe: Recipe, device: torch.device) -> Base:
 
 def lora_targets(found: Base) -> tuple[str, ...]:
     return tuple(found.lora_targets)
+
+
+def lora_start(recipe: Recipe, found: Base, names: Collection[str]) -> dict[str, Tensor] | None:
+    """The weights of `lora.start` for a student whose parameters have these names. Raises ValueError."""
+    settings = recipe.lora
+    if settings.start is None:
+        return None
+    file = files.read(settings.start)
+    files.check_fits(file, found.unet, settings.start.name)
+    if file.rank != settings.rank:
+        raise ValueError(f"{settings.start} has rank {file.rank}, not {settings.rank}: set lora.rank={file.rank}")
+    if different := sorted(set(names) ^ file.weights.keys()):
+        layer, side = different[0].partition(".lora_")[0], "it lacks" if different[0] in names else "the recipe lacks"
+        raise ValueError(f"{settings.start} was trained on other layers, {side} {layer}: set lora.targets to its own")
+    return files.with_alpha(file, settings.alpha)
 
 
 def data(recipe: Recipe, found: Base, cache: Path) -> Data:

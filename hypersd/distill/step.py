@@ -90,10 +90,11 @@ class Nets:
 def tscd(batch: Batch, nets: Nets) -> Step:
     """Eq. 12. Where s is already the end (a segment's first point) the target is the teacher's step itself."""
     with torch.no_grad():
-        x_s = nets.teacher_step(batch)
-        jumped = nets.jump(nets.target, x_s, batch.s.clamp(min=0), batch.end, batch.cond)
-        arrived = (batch.s == batch.end).view(-1, *[1] * (x_s.ndim - 1))
-        target = torch.where(arrived, x_s, jumped)
+        target = x_s = nets.teacher_step(batch)
+        arrived = batch.s == batch.end
+        if not arrived.all():  # with a segment a step there is nothing left to jump over
+            jumped = nets.jump(nets.target, x_s, batch.s.clamp(min=0), batch.end, batch.cond)
+            target = torch.where(arrived.view(-1, *[1] * (x_s.ndim - 1)), x_s, jumped)
     x_end = nets.jump(STUDENT, batch.x_t, batch.t, batch.end, batch.cond)
     return Step(x_s, x_end, target)
 

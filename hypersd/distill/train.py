@@ -125,11 +125,15 @@ def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
     targets = recipe.lora.targets or resolve.lora_targets(base)
     for role in kept:
         roles.add(role, recipe.lora.rank, targets, recipe.lora.alpha, seed=recipe.seed)
+    if start := resolve.lora_start(recipe, base, roles.parameters(STUDENT)):
+        roles.load(STUDENT, start)
     if recipe.gradient_checkpointing:
         unet: Any = base.unet.train()  # diffusers checkpoints in training mode only; SD has no dropout
         unet.enable_gradient_checkpointing(roles.checkpoint)
-    data = resolve.data(recipe, base, out)
+    with accelerator.main_process_first():  # a pool of latents is drawn once; the others find it
+        data = resolve.data(recipe, base, out)
     write_json(out / "recipe.json", recipe.model_dump(mode="json"))
+    watch = watch if accelerator.is_main_process else Silent()
     return Run(recipe, out, base, roles, data, watch, accelerator, kept)
 
 
@@ -173,8 +177,7 @@ def _run_stage(run: Run, stage: StageParts, first: int) -> None:
             run.watch.note(f"samples: {draw_strip(run.base, run.roles, every, run.out, stage.index, done)}")
         if done % every.checkpoint_every == 0 and done < stage.iterations:
             _save(run, Progress(stage.index, done), stage.optimiser)
-    name = f"stage{stage.index + 1}-{stage.segments.k}segments.safetensors"
-    _write_lora(run, run.out / name)
+    _write_lora(run, _stage_file(run, stage.index))
     _save(run, Progress(stage.index + 1, 0), torch.optim.AdamW(stage.parameters))
 
 
@@ -197,7 +200,7 @@ def _iterate(run: Run, stage: StageParts, iteration: int, lr: float) -> float:
     if not math.isfinite(loss_value):
         raise FloatingPointError(
             f"the loss became {loss_value} in stage {stage.index + 1} at iteration {iteration}; "
-            f"lower optimiser.lr and go on from {run.out / checkpoint.NAME}"
+            f"begin anew with a lower optimiser.lr{_from_last(run, stage)}"
         )
     torch.nn.utils.clip_grad_norm_(stage.parameters, stage.recipe.optimiser.max_norm)
     for group in stage.optimiser.param_groups:
@@ -207,6 +210,17 @@ def _iterate(run: Run, stage: StageParts, iteration: int, lr: float) -> float:
     if stage.nets.target == TARGET:
         run.roles.follow(TARGET, STUDENT, stage.recipe.ema or 0.0)
     return loss_value
+
+
+def _from_last(run: Run, stage: StageParts) -> str:
+    """How to keep the stages that were finished."""
+    if stage.index == 0:
+        return ""
+    return f", the later stages alone and lora.start={_stage_file(run, stage.index - 1)}"
+
+
+def _stage_file(run: Run, index: int) -> Path:
+    return run.out / f"stage{index + 1}-{run.recipe.stages[index].segments}segments.safetensors"
 
 
 def _micro_batches(share: range, size: int | None) -> Iterator[range]:

@@ -107,6 +107,12 @@ def read(path: Path) -> LoraFile:
     )
 
 
+def with_alpha(file: LoraFile, alpha: float | None) -> dict[str, Tensor]:
+    """Its weights for a role of this alpha (None: the rank): what `write` folded into B comes out of it again."""
+    scale = file.rank / (file.rank if alpha is None else alpha)
+    return {name: tensor if _is_a(name) else tensor * scale for name, tensor in file.weights.items()}
+
+
 def check_fits(file: LoraFile, net: nn.Module, name: str) -> None:
     """Raises ValueError, with one line that says where they part, if the LoRA is of another base."""
     mine = fingerprint(net)

@@ -1,0 +1,51 @@
+"""Two processes that share a batch end where one does: samples and gradients are the batch's, not the process's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hypersd.distill import checkpoint
+from hypersd.lora import files
+
+ROOT = Path(__file__).parents[2]
+STAGES = ("stages=[{segments: 8, iterations: 6}, {segments: 4, iterations: 6}]", "batch=8", "checkpoint_every=4")
+
+
+def train(processes: int, out: Path, *more: str) -> subprocess.CompletedProcess:
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launch, "-m", "hypersd", "train", str(ROOT / "recipes" / "toy.yaml"), *STAGES, *more]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, env=settings)
+
+
+def losses(out: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("processes")
+
+
+def test_two_processes_end_where_one_does(folder):
+    for processes in (1, 2):
+        done = train(processes, folder / str(processes))
+        assert done.returncode == 0, done.stderr
+    one, two = (files.read(folder / name / "lora.safetensors").weights for name in "12")
+    for name, expected in one.items():
+        torch.testing.assert_close(two[name], expected, rtol=1e-4, atol=1e-6)
+    assert losses(folder / "2") == pytest.approx(losses(folder / "1"), rel=1e-5)  # and logged once, not twice
+    assert checkpoint.read(folder / "2").progress.stage == 2
+
+
+def test_a_batch_that_does_not_divide_is_told(folder):
+    done = train(2, folder / "odd", "batch=9")
+    assert done.returncode != 0
+    assert "a batch of 9 does not divide over 2 processes" in done.stderr + done.stdout
