@@ -39,7 +39,6 @@ class BaseConfig:
     steps: int = 20000
     minutes: float = 65.0
     lr: float = 1e-3
-    warmup: int = 200
     empty: float = 0.1
     min_snr: float = 5.0
     ema: float = 0.999
