@@ -24,8 +24,9 @@ from emoji import autoencoder, tokenizer
 from emoji.captions import draw_caption, levels
 from emoji.config import Config, from_command_line
 from emoji.dataset import draw_weights, write_bytes
-from emoji.training import Run, autocast, device, fast_bfloat16
-from hypersd.bases.sd15 import ddim_config
+from emoji.training import Run, autocast, device
+from hypersd.bases import fast_bfloat16
+from hypersd.bases.sd15 import ddim_config, plain_attention
 
 # Stable Diffusion 1.5's scheduler_config.json, which leaves the spacing to whoever samples
 SCHEDULE = {key: value for key, value in ddim_config().items() if key != "timestep_spacing"}
@@ -82,15 +83,6 @@ def new_nets(config: Config) -> nn.ModuleDict:
     unet = UNet2DConditionModel.from_pretrained(config.start / "unet")
     text = CLIPTextModel.from_pretrained(config.start / "text_encoder", dtype=torch.float32)
     return nn.ModuleDict({"unet": unet, "text": text}).train()
-
-
-def plain_attention(nets: nn.ModuleDict) -> None:
-    """Attention as two matrix products: over 64 tokens five times faster on a CPU than PyTorch's fused kernel."""
-    from diffusers.models.attention_processor import AttnProcessor
-
-    if device().type == "cpu":
-        nets["unet"].set_attn_processor(AttnProcessor())
-        nets["text"].set_attn_implementation("eager")
 
 
 def remember(start: Path, to: Path) -> None:
@@ -162,7 +154,8 @@ def train(config: Config) -> Path:
     records, latents, chances = load_latents(config)
     torch.manual_seed(config.seed)
     nets = new_nets(config).to(device())
-    plain_attention(nets)
+    plain_attention(nets["unet"])
+    nets["text"].set_attn_implementation("eager")
     average = Average(nets, base.ema)
     run = Run({"nets": nets}, lr=base.lr, steps=base.steps, minutes=base.minutes, path=path)
     run.extra["average"] = average.module
@@ -196,7 +189,7 @@ def denoising_loss(
     t = torch.randint(0, len(alpha_bars), (len(x0),), device=x0.device)
     alpha_bar, eps = alpha_bars[t], torch.randn_like(x0)
     x_t = alpha_bar.sqrt()[:, None, None, None] * x0 + (1 - alpha_bar).sqrt()[:, None, None, None] * eps
-    with autocast(fast_bfloat16()):
+    with autocast(fast_bfloat16(x0.device)):
         text = nets["text"](tokens).last_hidden_state
         out = nets["unet"](x_t, t, text).sample.float()
     error = (out - eps).square().mean((2, 3))

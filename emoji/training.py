@@ -20,11 +20,6 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def fast_bfloat16() -> bool:
-    """Whether this machine has matrix units for bfloat16: a GPU, or a CPU with AMX."""
-    return device().type == "cuda" or torch.cpu._is_amx_tile_supported()
-
-
 def autocast(enabled: bool = True) -> torch.autocast:
     return torch.autocast(device().type, torch.bfloat16, enabled=enabled)
 

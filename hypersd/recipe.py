@@ -89,8 +89,9 @@ class Recipe(Strict):
     """Samples an update, over all processes and micro-batches."""
     micro_batch: int | None = Field(None, ge=1)
     """Samples at once on a device; None is all of its share."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast around the backbone only; LoRA weights, schedule and losses stay fp32."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """bf16: autocast around the backbone only; LoRA weights, schedule and losses stay fp32.
+    auto: bf16 where the device multiplies it in hardware."""
     gradient_checkpointing: bool = False
     seed: int = 0
     checkpoint_every: int = Field(200, ge=1)

@@ -99,6 +99,13 @@ def load(where: str | Path = "emoji", device: str | torch.device | None = None, 
     return family.load(path, device=device, source=str(where), **settings)
 
 
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware: a GPU since Ampere, a CPU with AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
 def _family(path: Path, name: str) -> str:
     index = path / "model_index.json"
     if not path.exists():

@@ -26,6 +26,7 @@ LORA_TARGETS = (
     *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
     *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
 )
+FEW_TOKENS = 256  # 16 x 16 latents
 LONGEST_PROMPT = 2000  # characters; what is longer is a pasted file, not a prompt
 
 
@@ -148,14 +149,27 @@ def load(path: Path, device: torch.device, source: str, dtype: torch.dtype = tor
         return net.requires_grad_(False).eval().to(device)
 
     config = read_settings(path / "scheduler" / "scheduler_config.json")
+    unet = part(UNet2DConditionModel, "unet")
+    plain_attention(unet)
     return SD15(
-        unet=part(UNet2DConditionModel, "unet"),
+        unet=unet,
         vae=part(AutoencoderKL, "vae"),
         text_encoder=part(CLIPTextModel, "text_encoder"),
         tokenizer=_tokenizer(path / "tokenizer"),
         schedule=from_config(config).to(device),
         source=source,
     )
+
+
+def plain_attention(unet: UNet2DConditionModel) -> None:
+    """Attention as two matrix products, on a CPU with few tokens: the fused kernel's gradient is slower there.
+
+    A training step of the miniature takes two thirds of the time (benchmarks/attention.py).
+    """
+    from diffusers.models.attention_processor import AttnProcessor
+
+    if unet.device.type == "cpu" and unet.config.sample_size**2 <= FEW_TOKENS:
+        unet.set_attn_processor(AttnProcessor())
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:

@@ -18,12 +18,11 @@ from hypersd.distill.losses import Loss
 from hypersd.lora import files
 from hypersd.recipe import Draw, Recipe
 
-DTYPES = {"fp32": None, "bf16": torch.bfloat16}
-
 
 def base(recipe: Recipe, device: torch.device) -> Base:
     found = bases.load(recipe.base, device, **recipe.base_settings)
-    found.autocast = DTYPES[recipe.precision]
+    half = recipe.precision == "bf16" or (recipe.precision == "auto" and bases.fast_bfloat16(device))
+    found.autocast = torch.bfloat16 if half else None
     return found
 
 
