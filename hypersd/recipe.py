@@ -40,6 +40,9 @@ class Teacher(Strict):
     """[ω_min, ω_max] of Algorithm 1, in the ordinary convention; baked into the student."""
     follow: Literal["base", "previous"] = "base"
     """Whose ODE is solved: the base's, or the previous stage's student's (Fig. 2; guidance is then off)."""
+    substeps: int = Field(1, ge=1)
+    """Solver steps from t to s. With few `draw.points` (8, say) the student learns at few timesteps and so sooner,
+    and several substeps keep the teacher's path as true as that of many points."""
 
 
 class Draw(Strict):

@@ -63,6 +63,8 @@ class Nets:
     """The role that makes the target: a moving average, or the student itself without gradient."""
     previous: str | None = None
     """The role whose ODE is followed instead of the guided base's: the student of the previous stage."""
+    substeps: int = 1
+    """How many solver steps the teacher takes from t to s."""
     _latest: tuple[Batch, Step] | None = field(default=None, repr=False)
 
     def step(self, batch: Batch) -> Step:
@@ -78,13 +80,15 @@ class Nets:
 
     @torch.no_grad()
     def teacher_step(self, batch: Batch) -> Latents:
-        """x̂_s of Eq. 1: one DDIM step of the guided base, or of the previous stage (guidance is in it)."""
-        if self.previous:
-            return self.jump(self.previous, batch.x_t, batch.t, batch.s, batch.cond)
-        with self.roles.play():
-            null = self.base.null(batch.cond)
-            predict = bind(self.base, batch.cond, null, batch.guidance)
-            return ode_step(self.base.schedule, predict, batch.x_t, batch.t, batch.s)
+        """x̂_s of Eq. 1: DDIM from t to s of the guided base, or of the previous stage (guidance is in it)."""
+        with self.roles.play(*[self.previous] if self.previous else []):
+            guidance = 1.0 if self.previous else batch.guidance
+            predict = bind(self.base, batch.cond, self.base.null(batch.cond), guidance)
+            x, t = batch.x_t, batch.t
+            for taken in range(1, self.substeps + 1):
+                to = batch.t - (batch.t - batch.s) * taken // self.substeps
+                x, t = ode_step(self.base.schedule, predict, x, t, to), to
+            return x
 
 
 def tscd(batch: Batch, nets: Nets) -> Step:

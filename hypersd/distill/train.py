@@ -149,6 +149,7 @@ def _begin(run: Run, index: int, fresh: bool) -> StageParts:
         run.roles,
         target=STUDENT if recipe.ema is None else TARGET,
         previous=PREVIOUS if follows else None,
+        substeps=recipe.teacher.substeps,
     )
     parameters = list(run.roles.parameters(STUDENT).values())
     settings = recipe.optimiser

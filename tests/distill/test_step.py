@@ -42,6 +42,26 @@ def test_teacher_step_is_one_ddim_step_of_the_exact_eps(toy, nets):
     torch.testing.assert_close(step.x_s, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_substeps_are_the_steps_of_a_finer_grid(toy, nets):
+    """Five substeps on 8 points walk through the very timesteps of 40 points, to the last one at −1."""
+    draw = Draw(points=8, end="start")
+    x0 = torch.zeros(64, 1, 8, 8)
+    batch = draw_batch(
+        toy, x0, toy.encode([""] * 64), generators(0, 0, 0, range(64)), Segments(8, 8), draw, [], (1.0, 1.0)
+    )
+    nets.substeps = 5
+    expected, t = batch.x_t, batch.t
+    for _ in range(5):
+        s = Segments(8, 40).previous(t)
+        eps = toy.data.eps(expected, t)
+        _, sigma = toy.schedule.at(t, 4)
+        x0 = (expected - sigma * eps) / toy.schedule.at(t, 4)[0]
+        expected, t = toy.schedule.add_noise(x0, eps, s), s
+    assert torch.equal(t, batch.s)
+    assert (batch.s == -1).any()
+    torch.testing.assert_close(nets.teacher_step(batch), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_untrained_student_is_the_teacher_so_the_loss_is_the_curvature_of_the_path(toy, nets):
     """Its chord t → end misses the teacher's two chords t → s → end by exactly their difference."""
     batch = batch_of(toy, Draw(end="start"))

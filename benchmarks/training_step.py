@@ -1,0 +1,72 @@
+"""What one distillation update of the miniature costs, by precision and by attention.
+
+    python -m benchmarks.training_step [--batch 64] [--repeats 5] [--out benchmarks/results/training_step.json]
+
+Each way is timed in turn, round after round, so that a noisy machine disturbs all alike; the smallest of
+the rounds is what stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hypersd import recipe as recipes
+from hypersd.atomic import write_json
+from hypersd.distill import train
+from hypersd.distill.watch import Silent
+
+ROOT = Path(__file__).parents[1]
+STAGE = "stages=[{segments: 8, iterations: 100}]"
+
+
+def update(precision: str, plain: bool, batch: int, out: Path) -> Callable[[int], Any]:
+    """One update of the miniature's LoRA, as a function of the iteration."""
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+    asked = [f"batch={batch}", f"precision={precision}", "data={kind: prompts, pool: 64, steps: 1}", STAGE]
+    run = train._open(recipes.load(ROOT / "recipes" / "emoji.yaml", asked), out, Silent())
+    unet: Any = run.base.unet
+    unet.set_attn_processor(AttnProcessor() if plain else AttnProcessor2_0())
+    stage = train._begin(run, 0, fresh=True)
+    return lambda iteration: train._iterate(run, stage, iteration, 1e-4)
+
+
+def measure(batch: int, repeats: int) -> list[dict[str, Any]]:
+    """Milliseconds a sample of every way, the smallest of `repeats` rounds."""
+    ways = [(precision, plain) for precision in ("fp32", "bf16") for plain in (False, True)]
+    with tempfile.TemporaryDirectory() as folder:
+        updates = [update(precision, plain, batch, Path(folder)) for precision, plain in ways]
+        seconds: list[list[float]] = [[] for _ in ways]
+        for repeat in range(repeats + 1):
+            for taken, work in zip(seconds, updates, strict=True):
+                clock = time.perf_counter()
+                work(repeat)
+                taken.append(time.perf_counter() - clock)
+    return [
+        {"precision": precision, "attention": "plain" if plain else "fused", "ms": 1000 * min(taken[1:]) / batch}
+        for (precision, plain), taken in zip(ways, seconds, strict=True)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "training_step.json")
+    asked = parser.parse_args()
+    rows = measure(asked.batch, asked.repeats)
+    for row in rows:
+        print(f"{row['precision']}  {row['attention']} attention  {row['ms']:6.1f} ms a sample")
+    about = {"batch": asked.batch, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    write_json(asked.out, {"rows": rows, **about})
+
+
+if __name__ == "__main__":
+    main()
