@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -18,7 +19,9 @@ from torch import Tensor
 
 from hypersd.diffusion.grids import solver_grid
 
-End = Literal["uniform", "start", "mixture"]
+End = Literal["uniform", "start", "mixture", "visited"]
+NOWHERE = -2
+"""What follows a timestep that no sampler visits."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,23 @@ class Segments:
         stride = self.total // self.points
         return t // stride * stride - 1
 
-    def end(self, t: Int[Tensor, " b"], u: Tensor, where: End, start_share: float = 0.5) -> Int[Tensor, " b"]:
+    def end(
+        self, t: Int[Tensor, " b"], u: Tensor, where: End, start_share: float = 0.5, after: Tensor | None = None
+    ) -> Int[Tensor, " b"]:
         """Where the jump from t lands, from a uniform draw u in [0, 1).
 
         uniform   any integer from the segment's start to s, both included (Hyper-SD, TCD)
         start     the segment's start (PCM): the only choice whose optimum is the teacher's own map (6.12)
         mixture   the start for a `start_share` of draws, uniform for the rest
+        visited   `after`, where the sampler that t was drawn for goes next, as far as the segment reaches;
+                  uniform where t was drawn for none. Trains the very jumps that few steps will take.
         """
         start, s = self.start(t), self.previous(t)
         if where == "start":
             return start
+        if where == "visited" and after is not None:
+            known = torch.maximum(start, torch.minimum(after, s))
+            return torch.where(after == NOWHERE, self.end(t, u, "uniform"), known)
         if where == "mixture":
             u = (u - start_share) / (1 - start_share) if start_share < 1 else torch.full_like(u, -1)
         integers = s - start + 1
@@ -68,19 +78,21 @@ class Segments:
 
     def draw_t(
         self, u: Tensor, pick: Tensor, visited: Sequence[Sequence[int]] = (), share: float = 0.0
-    ) -> Int[Tensor, " b"]:
-        """Timesteps to train at, from two uniform draws u and pick in [0, 1).
+    ) -> tuple[Int[Tensor, " b"], Int[Tensor, " b"]]:
+        """Timesteps to train at, from two uniform draws u and pick in [0, 1), and where each sampler goes next.
 
         A `share` of them comes from `visited`, the timesteps of every sampler and step count that the
         student will be used with: first a list, then one of its timesteps, each with equal chance.
-        Neither solver grid, 40 or 200 points, contains all of them. The rest comes from the solver grid.
+        Neither solver grid, 40 or 200 points, contains all of them. The rest comes from the solver grid,
+        and is followed by NOWHERE; a list's last timestep is followed by −1.
         """
         on_grid = self.grid[(u.double() * self.points).long()]
+        nowhere = torch.full_like(on_grid, NOWHERE)
         if not visited or share == 0:
-            return on_grid
+            return on_grid, nowhere
         lists = (pick / share * len(visited)).long().clamp(max=len(visited) - 1)
         lengths = torch.tensor([len(timesteps) for timesteps in visited])
         starts = lengths.cumsum(0) - lengths
-        flat = torch.tensor([t for timesteps in visited for t in timesteps])
-        chosen = flat[starts[lists] + (u.double() * lengths[lists]).long()]
-        return torch.where(pick < share, chosen, on_grid)
+        flat = torch.tensor([[t, after] for timesteps in visited for t, after in pairwise([*timesteps, -1])])
+        chosen, after = flat[starts[lists] + (u.double() * lengths[lists]).long()].unbind(1)
+        return torch.where(pick < share, chosen, on_grid), torch.where(pick < share, after, nowhere)

@@ -115,8 +115,8 @@ def draw_batch(
 ) -> Batch:
     """Timesteps, noise and guidance for clean latents, from one generator a sample."""
     u_t, u_list, u_end, u_noise, u_guidance = uniform(rngs, 5)
-    t = segments.draw_t(u_t, u_list, visited, draw.visited_share)
-    end = segments.end(t, u_end, draw.end, draw.start_share)
+    t, after = segments.draw_t(u_t, u_list, visited, draw.visited_share)
+    end = segments.end(t, u_end, draw.end, draw.start_share, after)
     eps = normal(rngs, x0.shape[1:]).to(base.device)
     low, high = guidance
     pure = (t == base.schedule.total - 1) & (u_noise < draw.pure_noise)

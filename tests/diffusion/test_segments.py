@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hypersd.diffusion.grids import solver_grid, strided, trailing
-from hypersd.diffusion.segments import Segments
+from hypersd.diffusion.segments import NOWHERE, Segments
 
 KS = (1, 2, 4, 8)
 EVERY_T = torch.arange(1000)
@@ -127,7 +127,8 @@ def test_start_and_mixture():
 
 def test_draws_from_the_grid_alone():
     segments = Segments(4)
-    drawn = segments.draw_t(midpoints(400), torch.zeros(400))
+    drawn, after = segments.draw_t(midpoints(400), torch.zeros(400))
+    assert (after == NOWHERE).all()
     assert Counter(drawn.tolist()) == dict.fromkeys(solver_grid(40), 10)
 
 
@@ -137,7 +138,7 @@ def test_visited_lists_are_drawn_as_often_as_asked(points):
     segments, fine, lists = Segments(1, points), 8400, 64
     u = midpoints(fine).repeat(lists)
     pick = midpoints(lists).repeat_interleave(fine)
-    drawn = Counter(segments.draw_t(u, pick, VISITED, share=0.25).tolist())
+    drawn = Counter(segments.draw_t(u, pick, VISITED, share=0.25)[0].tolist())
     expected: Counter[int] = Counter()
     for timesteps in VISITED:
         expected.update(dict.fromkeys(timesteps, fine // len(timesteps)))
@@ -148,13 +149,35 @@ def test_visited_lists_are_drawn_as_often_as_asked(points):
 @pytest.mark.parametrize("share", [0.1, 1.0])
 def test_every_visited_timestep_is_drawn_and_no_other(share):
     u, pick = torch.rand(2, 200_000, generator=torch.Generator().manual_seed(0))
-    drawn = Segments(1).draw_t(u, pick, VISITED, share)
+    drawn, _ = Segments(1).draw_t(u, pick, VISITED, share)
     visited = {t for timesteps in VISITED for t in timesteps}
     grid = set() if share == 1 else set(solver_grid(40))
     assert set(drawn.tolist()) == visited | grid
     exact = torch.tensor([t in visited - grid for t in range(1000)])[drawn].float().mean().item()
     chance = share * sum(len(set(ts) - grid) / len(ts) for ts in VISITED) / len(VISITED)
     assert exact == pytest.approx(chance, abs=0.005)
+
+
+def jumps(k: int, points: int, lists: list[list[int]], share: float = 1.0) -> Counter[tuple[int, int]]:
+    segments, draws = Segments(k, points), torch.rand(3, 50_000, generator=torch.Generator().manual_seed(0))
+    t, after = segments.draw_t(draws[0], draws[1], lists, share)
+    return Counter(zip(t.tolist(), segments.end(t, draws[2], "visited", after=after).tolist(), strict=True))
+
+
+def test_visited_ends_are_the_jumps_of_the_samplers():
+    """With one segment every jump of 1, 2 and 4 steps, the last ones to −1, each as often as its list says."""
+    found = jumps(1, 8, [trailing(n) for n in (1, 2, 4)])
+    chances = {(999, -1): 1 / 3, (999, 499): 1 / 6, (499, -1): 1 / 6, (999, 749): 1 / 12, (749, 499): 1 / 12}
+    chances |= {(499, 249): 1 / 12, (249, -1): 1 / 12}
+    assert found.keys() == chances.keys()
+    assert all(found[jump] / 50_000 == pytest.approx(chance, abs=0.01) for jump, chance in chances.items())
+
+
+def test_visited_ends_stay_in_the_segment_and_below_the_teachers_step():
+    assert set(jumps(4, 8, [trailing(1)])) == {(999, 749)}
+    assert set(jumps(1, 8, [strided(8)])) >= {(999, 874), (879, 759), (139, -1)}  # 879 lies above s = 874
+    assert {end for t, end in jumps(1, 8, [trailing(1)], share=0.5) if t == 124} == {-1}
+    assert len({end for t, end in jumps(1, 8, [trailing(1)], share=0.5) if t == 499}) > 300  # of the grid: uniform
 
 
 @pytest.mark.parametrize("k", [0, 3, 7])
