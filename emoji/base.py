@@ -27,6 +27,7 @@ from emoji.dataset import draw_weights, write_bytes
 from emoji.training import Run, autocast, device
 from hypersd.bases import fast_bfloat16
 from hypersd.bases.sd15 import ddim_config, plain_attention
+from hypersd.diffusion.schedule import scaled_linear_alphas_cumprod
 
 # Stable Diffusion 1.5's scheduler_config.json, which leaves the spacing to whoever samples
 SCHEDULE = {key: value for key, value in ddim_config().items() if key != "timestep_spacing"}
@@ -92,9 +93,8 @@ def remember(start: Path, to: Path) -> None:
 
 
 def alphas_cumprod() -> Float[Tensor, " t"]:
-    steps = SCHEDULE["num_train_timesteps"]
-    betas = torch.linspace(SCHEDULE["beta_start"] ** 0.5, SCHEDULE["beta_end"] ** 0.5, steps) ** 2
-    return (1 - betas).cumprod(0)
+    total, start, end = (SCHEDULE[key] for key in ("num_train_timesteps", "beta_start", "beta_end"))
+    return scaled_linear_alphas_cumprod(total, start, end)
 
 
 def min_snr_weight(alpha_bar: Float[Tensor, " b"], gamma: float) -> Float[Tensor, " b"]:

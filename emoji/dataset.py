@@ -21,7 +21,7 @@ from emoji import sheets
 from emoji.captions import TONES, find_subjects
 from emoji.config import Config, from_command_line
 from emoji.sources import STYLES, open_style, plain, read_names, slugs
-from emoji.split import make_split, part_of, write_split
+from emoji.split import SPLIT_FILE, make_split, part_of, read_split
 
 RECORDS = "records.json.gz"
 BLANK = 0.01  # a picture with less than this share of opaque pixels failed to render
@@ -86,11 +86,20 @@ def build(config: Config) -> Path:
         jobs = [pool.submit(build_style, key, downloads, out, config.stored_size) for key in STYLES]
         records = [record for job in jobs for record in job.result()]
     split = make_split(records)
-    write_split(split)
+    check_split(split)
     for record in records:
         record["part"] = part_of(record, split)
     write_bytes(out / RECORDS, gzip.compress(json.dumps(records, ensure_ascii=False).encode(), mtime=0))
     return out
+
+
+def check_split(split: dict[str, dict[str, list[str]]], path: Path = SPLIT_FILE) -> None:
+    """The tracked split is what everything was trained and measured with: it is never replaced unasked."""
+    if split != read_split(path):
+        raise ValueError(
+            f"these pictures give another split than {path}: the packages or the rule have changed; if that is meant, "
+            "write it anew with emoji.split.write_split, and train and measure everything again"
+        )
 
 
 def read_records(out: Path, styles: list[str]) -> list[dict[str, Any]]:

@@ -105,14 +105,32 @@ def export(config: Config, to: Path = FOLDER) -> Path:
     for name in TOKENIZER_FILES:
         shutil.copy(tokenizer.train(config) / name, part / "tokenizer" / name)
     (part / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)  # the two files above say the same
+    for settings in part.rglob("config.json"):
+        forget_origin(settings)
     load_in_full_precision(part / "text_encoder" / "config.json")
     name_as_published(part / "text_encoder" / "model.safetensors")
     for file in part.rglob("*.safetensors"):
         file.chmod(0o644)
     (part / base.FACTS).write_text(json.dumps(made, indent=1) + "\n")
-    shutil.rmtree(to, ignore_errors=True)
-    part.rename(to)
+    swap_in(part, to)
     return to
+
+
+def swap_in(part: Path, to: Path) -> None:
+    """Whenever this is killed, the old folder or the new one is whole: at its place, or beside it as `.old`."""
+    old = to.with_name(to.name + ".old")
+    if to.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        to.rename(old)
+    part.rename(to)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def forget_origin(path: Path) -> None:
+    """diffusers notes the folder that a network was read from, which is nobody's business."""
+    settings = json.loads(path.read_text())
+    if settings.pop("_name_or_path", None) is not None:
+        path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def load_in_full_precision(path: Path) -> None:

@@ -34,8 +34,8 @@ from emoji.evaluation import caption_file, held_out, in_chunks
 from emoji.export import read_run
 from emoji.sources import STYLES
 from emoji.split import composable
-from emoji.training import Run
-from hypersd.judges.emoji import PIXELS, Judge, load_judge, tokenize
+from emoji.training import Run, device
+from hypersd.judges.emoji import PIXELS, Judge, load_judge
 
 FOLDER = BUNDLED / "judges"
 GROUP = 4
@@ -92,8 +92,9 @@ def truths(stated: list[tuple], records: list[Record]) -> Bool[Tensor, "t p"]:
 def contrast(images: Float[Tensor, "b d"], texts: Float[Tensor, "b d"], true: Tensor, scale: Tensor) -> Tensor:
     """InfoNCE both ways; other true pairs are not negatives."""
     logits = scale.clamp(max=4.6).exp() * texts @ images.T
-    logits = logits.masked_fill(true & ~torch.eye(len(true), dtype=torch.bool), -1e4)
-    target = torch.arange(len(logits))
+    others = true & ~torch.eye(len(true), dtype=torch.bool)
+    logits = logits.masked_fill(others.to(logits.device), -1e4)
+    target = torch.arange(len(logits), device=logits.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
@@ -122,7 +123,7 @@ def as_images(pictures: np.ndarray) -> Float[Tensor, "b 3 h w"]:
 
 def pair_loss(judge: Judge, found: Tensor, records: list[Record], rng: random.Random) -> Tensor:
     said = [state_attributes(record, rng) for record in records]
-    texts = F.normalize(judge.text(tokenize([text for text, _ in said])), dim=-1)
+    texts = judge.embed_texts([text for text, _ in said])
     images = F.normalize(judge.eyes.out(found), dim=-1)
     return contrast(images, texts, truths([stated for _, stated in said], records), judge.log_scale)
 
@@ -136,7 +137,7 @@ def loss_a(judge: Judge, rgba: np.ndarray, draws: Draws, size: int) -> Loss:
         torch.manual_seed(step)
         both = torch.cat([as_images(on_white(rgba[chosen])), as_images(rgba[chosen])[:, 3:].expand(-1, 3, -1, -1)])
         images, alpha = both.chunk(2)
-        moved = jiggle(images, rng)
+        moved = jiggle(images, rng).to(judge.log_scale.device)
         pairs = pair_loss(judge, judge.eyes.pool(moved), [draws.records[i] for i in chosen], random.Random(step))
         terms = {"loss": pairs, "pairs": pairs.detach()}
         return terms | side_losses(judge, images[::8], alpha[::8, :1], pairs) if step % 2 == 0 else terms
@@ -148,6 +149,7 @@ def side_losses(judge: Judge, images: Tensor, alpha: Tensor, pairs: Tensor) -> d
     """A's quality and mask heads, on a few pictures of every other batch; logged twice over to make up."""
     severity = torch.rand(len(images))
     spoilt = [degrade.spoil(images, s, degrade.FOR_A) for s in (0.5 * severity, 0.5 + 0.5 * severity)]
+    images, alpha, *spoilt = (batch.to(pairs.device) for batch in (images, alpha, *spoilt))
     marks = judge.eyes.quality(judge.eyes.pool(torch.cat([images, *spoilt]))).chunk(3)
     mask, quality = F.binary_cross_entropy_with_logits(judge.eyes.draw_mask(images), alpha), quality_loss(*marks)
     return {"loss": pairs + 0.5 * quality + mask, "quality": 2 * quality.detach(), "mask": 2 * mask.detach()}
@@ -160,9 +162,10 @@ def loss_b(judge: Judge, bank: dict[str, Tensor], draws: Draws, size: int) -> Lo
         rng = np.random.default_rng((SEEDS["b"], step))
         chosen = draws.batch(size, (SEEDS["b"], step))
         found = views[chosen, torch.from_numpy(rng.integers(0, views.shape[1], size))].float()
+        found = found.to(judge.eyes.std.device)
         found = found + 0.05 * judge.eyes.std * torch.randn_like(found)
         pairs = pair_loss(judge, judge.eyes.read(found), [draws.records[i] for i in chosen], random.Random(-step))
-        some = spoilt[rng.integers(0, len(spoilt), size // 2)].float()
+        some = spoilt[rng.integers(0, len(spoilt), size // 2)].float().to(found.device)
         quality = quality_loss(*judge.eyes.quality(judge.eyes.read(some)).unbind(1))
         return {"loss": pairs + 0.3 * quality, "pairs": pairs, "quality": quality}
 
@@ -173,12 +176,12 @@ def redrawer(config: Config) -> Callable[[Tensor], Tensor]:
     """Images through noisy latents and the miniature's decoder: what it draws must not look foreign to a judge."""
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(autoencoder.train(config)).eval()
+    vae = AutoencoderKL.from_pretrained(autoencoder.train(config)).eval().to(device())
 
     def redraw(images: Float[Tensor, "b 3 h w"]) -> Tensor:
         images = F.interpolate(images, (config.size, config.size), mode="bilinear", antialias=True)
-        latents = vae.encode(images * 2 - 1).latent_dist.mean
-        noise = REDRAWN_NOISE * torch.rand(len(latents), 1, 1, 1) * torch.randn_like(latents)
+        latents = vae.encode(images.to(device()) * 2 - 1).latent_dist.mean
+        noise = REDRAWN_NOISE * torch.rand(len(latents), 1, 1, 1, device=device()) * torch.randn_like(latents)
         return ((vae.decode(latents + noise).sample + 1) / 2).clamp(0, 1)
 
     return redraw
@@ -188,7 +191,10 @@ def feature_bank(config: Config, records: list[Record], rgb: np.ndarray) -> dict
     """Judge B's features of every picture in several views, and of some spoilt ones; computed once, kept."""
     from safetensors.torch import load_file, save_file
 
-    from hypersd.judges.networks.imagenet import stage_features
+    from hypersd.judges.networks import imagenet
+
+    def stage_features(images: Tensor) -> Tensor:
+        return imagenet.stage_features(images.to(device())).cpu()
 
     path = config.work / f"judge-b-features-{config.name}.safetensors"
     if not path.exists():
@@ -216,7 +222,7 @@ def train(config: Config, name: str) -> Path:
     records = [r for r in read_records(out, config.judge_styles) if r["part"] == "train"]
     rgba = cached_pictures(config, records)
     torch.manual_seed(SEEDS[name])
-    judge = Judge(name, config.base.vocabulary)
+    judge = Judge(name, config.base.vocabulary).to(device())
     run = Run({"judge": judge}, lr=settings.lr, steps=settings.steps, minutes=settings.minutes, path=folder / "run.pt")
     draws = Draws(records, config)
     if name == "a":

@@ -16,7 +16,7 @@ from emoji.captions import caption, draw_caption
 from emoji.config import BUNDLED, Config, from_command_line
 from emoji.dataset import build, draw_weights, read_records, write_bytes
 
-COUNT = 1000
+COUNT = 4096
 FILE = BUNDLED / "prompts.txt"
 
 

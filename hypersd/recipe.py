@@ -6,15 +6,25 @@ A plug-in owns the model of its own settings: what stands under `losses.NAME` is
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from hypersd.diffusion import samplers
+from hypersd.diffusion.grids import MAX_STEPS
 from hypersd.diffusion.segments import End, Segments
+
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+STAGE_KEYS = (
+    "draw", "teacher", "optimiser", "losses", "ema", "micro_batch", "checkpoint_every", "sample_every", "sample_prompts"
+)  # fmt: skip
+"""What a stage may override: the rest lasts as long as the run."""
 
 
 class Strict(BaseModel):
@@ -44,6 +54,16 @@ class Teacher(Strict):
     """Solver steps from t to s. With few `draw.points` (8, say) the student learns at few timesteps and so sooner,
     and several substeps keep the teacher's path as true as that of many points."""
 
+    @field_validator("guidance")
+    @classmethod
+    def _guidance(cls, given: tuple[float, float]) -> tuple[float, float]:
+        low, high = given
+        if not 0 <= low <= high < math.inf:
+            raise ValueError("give [from, to], both 0 (off) or more and the smaller first")
+        if low == 0:
+            warnings.warn("teacher.guidance 0 means off: taken as 1", stacklevel=2)
+        return (low or 1.0, max(high, low or 1.0))
+
 
 class Draw(Strict):
     points: int = 40
@@ -53,8 +73,8 @@ class Draw(Strict):
     """With end: mixture, the share of jumps that end at the segment's start."""
     visited_share: float = Field(0.0, ge=0, le=1)
     """The share of t drawn from the timesteps of the samplers and steps below; the rest is on the solver grid."""
-    samplers: tuple[str, ...] = ("ddim", "tcd")
-    steps: tuple[int, ...] = (1, 2, 4, 8)
+    samplers: tuple[str, ...] = Field(("ddim", "tcd"), min_length=1)
+    steps: tuple[Steps, ...] = Field((1, 2, 4, 8), min_length=1)
     pure_noise: float = Field(0.0, ge=0, le=1)
     """At t = T−1, the share of samples that start from pure noise, as sampling does (SNR there is not 0)."""
 
@@ -73,6 +93,18 @@ class Stage(Strict):
     iterations: int = Field(ge=1)
     override: dict[str, Any] = Field(default_factory=dict)
     """Settings of this stage only, by dotted key: {draw.end: start, optimiser.lr: 1e-5}."""
+
+
+class Usage(Strict):
+    """How a LoRA wants to be used. What is not named here is a setting of the sampler."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float]
+
+    name: str = "ddim"
+    steps: tuple[Steps, ...] = (1, 2, 4, 8)
+    guidance_scale: float = Field(1.0, ge=0)
+    hint: str = ""
 
 
 class Recipe(Strict):
@@ -101,8 +133,8 @@ class Recipe(Strict):
     sample_every: int = Field(500, ge=1)
     sample_prompts: tuple[str, ...] = ()
     """Drawn every `sample_every` iterations, at the steps of `draw.steps`, into DIR/samples."""
-    sampler: dict[str, Any] = Field(default_factory=dict)
-    """How the result wants to be used; written into the LoRA's header."""
+    sampler: Usage = Usage()
+    """Written into the LoRA's header."""
 
     def at(self, stage: int) -> Recipe:
         """This recipe with the stage's overrides applied."""
@@ -138,9 +170,22 @@ def parse(values: Mapping[str, Any]) -> Recipe:
     recipe = _validated(values)
     if not recipe.stages:
         raise ValueError("the recipe has no stages; give at least {segments: 8, iterations: 1000}")
-    for index, stage in enumerate(recipe.stages):
-        Segments(stage.segments, recipe.at(index).draw.points)
+    samplers.load(recipe.sampler.name, **(recipe.sampler.model_extra or {}))
+    for index in range(len(recipe.stages)):
+        _check_stage(recipe, index)
     return recipe
+
+
+def _check_stage(recipe: Recipe, index: int) -> None:
+    for key in recipe.stages[index].override:
+        if key.partition(".")[0] not in STAGE_KEYS:
+            raise ValueError(f"stage {index + 1} cannot override {key!r}, only {', '.join(STAGE_KEYS)}")
+    stage = recipe.at(index)
+    if not stage.losses:
+        raise ValueError("the recipe has no losses; give at least {consistency: {}}")
+    for name in stage.draw.samplers:
+        samplers.load(name)
+    Segments(recipe.stages[index].segments, stage.draw.points)
 
 
 def check(model: type[BaseModel], values: Mapping[str, Any], where: str = "") -> Any:
@@ -165,7 +210,8 @@ def _one_line(model: type[BaseModel], error: Any, where: str) -> str:
         return f"unknown recipe key {key!r}: {remedy}"
     if error["type"] == "missing":
         return f"the recipe lacks {key!r}"
-    return f"recipe key {key!r}: {error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"recipe key {key!r}: {message[0].lower()}{message[1:]}, not {error['input']!r}"
 
 
 def _fields_at(model: Any, path: Sequence[str]) -> list[str]:

@@ -5,7 +5,6 @@ Everything above this folder talks to a `Base` and never asks which family it is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -17,9 +16,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hypersd import bundled
+from hypersd import bundled, tensors
 from hypersd.diffusion.schedule import Schedule
 
+REMEDY = "fetch the model again"
 FAMILY_OF_PIPELINE = {"StableDiffusionPipeline": "sd15"}
 
 
@@ -112,22 +112,11 @@ def _family(path: Path, name: str) -> str:
         raise ValueError(f"no base called {name!r}: give 'emoji', 'toy' or the path of a diffusers folder")
     if not index.is_file():
         raise ValueError(f"{name} is not a diffusers folder (no model_index.json in it)")
-    pipeline = read_settings(index).get("_class_name")
+    pipeline = tensors.facts(index, REMEDY).get("_class_name")
     if pipeline not in FAMILY_OF_PIPELINE:
         known = ", ".join(FAMILY_OF_PIPELINE)
         raise ValueError(f"{name} is a {pipeline}, which is not supported yet; supported: {known}")
     return FAMILY_OF_PIPELINE[pipeline]
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """A JSON file of a base. Raises OSError if it is missing or damaged."""
-    try:
-        settings = json.loads(path.read_text())
-    except ValueError as error:
-        raise OSError(f"{path} is damaged ({error}); fetch the model again") from error
-    if not isinstance(settings, dict):
-        raise OSError(f"{path} is damaged (no keys in it); fetch the model again")
-    return settings
 
 
 @contextmanager
@@ -141,12 +130,12 @@ def readable_weights(path: Path) -> Iterator[None]:
                 f"{path} holds pickled weights, which can run any code when read; "
                 "save the model again with safe_serialization=True"
             )
-        raise FileNotFoundError(f"no weights in {path}: expected *.safetensors; fetch the model again")
+        raise FileNotFoundError(f"no weights in {path}: expected *.safetensors; {REMEDY}")
     try:
         yield
     except (SafetensorError, RuntimeError, KeyError, ValueError, OSError) as error:
         first = str(error).strip().splitlines()[0]
-        raise OSError(f"the weights in {path} are damaged ({first}); fetch the model again") from error
+        raise OSError(f"the weights in {path} are damaged ({first}); {REMEDY}") from error
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hypersd.bases import Cond, no_bars, read_settings, readable_weights
+from hypersd import tensors
+from hypersd.bases import REMEDY, Cond, no_bars, readable_weights
 from hypersd.diffusion.schedule import Schedule, from_config
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def load(path: Path, device: torch.device, source: str, dtype: torch.dtype = tor
                 raise OSError(f"{sorted(found['missing_keys'])[0]} is not in them")
         return net.requires_grad_(False).eval().to(device)
 
-    config = read_settings(path / "scheduler" / "scheduler_config.json")
+    schedule = _schedule(path / "scheduler" / "scheduler_config.json")
     unet = part(UNet2DConditionModel, "unet")
     plain_attention(unet)
     return SD15(
@@ -156,7 +157,7 @@ def load(path: Path, device: torch.device, source: str, dtype: torch.dtype = tor
         vae=part(AutoencoderKL, "vae"),
         text_encoder=part(CLIPTextModel, "text_encoder"),
         tokenizer=_tokenizer(path / "tokenizer"),
-        schedule=from_config(config).to(device),
+        schedule=schedule.to(device),
         source=source,
     )
 
@@ -172,10 +173,23 @@ def plain_attention(unet: UNet2DConditionModel) -> None:
         unet.set_attn_processor(AttnProcessor())
 
 
+def _schedule(path: Path) -> Schedule:
+    config = tensors.facts(path, REMEDY)
+    try:
+        return from_config(config)
+    except (KeyError, TypeError) as error:  # a ValueError is no damage: it says what is not supported
+        why = f"no {error} in it" if isinstance(error, KeyError) else error
+        raise OSError(f"{path} is damaged ({why}); {REMEDY}") from error
+
+
 def _tokenizer(folder: Path) -> CLIPTokenizer:
+    """Checked first: transformers makes up an empty vocabulary, or no merges, for what is missing."""
     from transformers import CLIPTokenizer
 
-    whole = "tokenizer.json" if (folder / "tokenizer.json").is_file() else "vocab.json"
-    for name in (whole, "tokenizer_config.json"):
-        read_settings(folder / name)  # transformers makes up an empty vocabulary for a missing one
+    tensors.facts(folder / "tokenizer_config.json", REMEDY)
+    if (folder / "tokenizer.json").is_file():
+        tensors.facts(folder / "tokenizer.json", REMEDY)
+    else:
+        vocabulary = tensors.facts(folder / "vocab.json", REMEDY)
+        tensors.merges(folder / "merges.txt", vocabulary, REMEDY)
     return CLIPTokenizer.from_pretrained(folder)

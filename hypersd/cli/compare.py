@@ -22,7 +22,9 @@ def compare(
     ] = None,
     steps: Annotated[str, typer.Option(help="Of every method, with commas between.")] = "1,2,4,8",
     reference: Annotated[int, typer.Option(help="Steps of the guided original; 0 leaves it out.")] = 25,
-    guidance: Annotated[float, typer.Option(help="Of the original.")] = 5.0,
+    guidance: Annotated[
+        float | None, typer.Option(help="Of the original. (default: what the LoRA was distilled with, else 5)")
+    ] = None,
     base: Annotated[str, typer.Option(help="emoji (bundled), toy, or a diffusers folder.")] = "emoji",
     scale: Annotated[float, typer.Option(help="Strength of the LoRAs.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=HIGHEST_SEED)] = 0,
@@ -40,6 +42,8 @@ def compare(
     from hypersd.draw.compare import draw_ways, to_sheet
     from hypersd.draw.sheet import render
 
+    if guidance is None:
+        guidance = _guidance(methods, base)
     ways = [way for name in methods for way in _ways(name, counts, base, guidance)]
     if reference:
         ways = [_original("original", reference, guidance), *ways]
@@ -83,19 +87,38 @@ def _original(group: str, steps: int, guidance: float, sampler: str = "ddim") ->
 
 def _ways(method: str, counts: list[int], base: str, guidance: float) -> list[Way]:
     """`original`, `bundled` or a file, perhaps with /tcd or /lcm behind it."""
-    from hypersd.diffusion import samplers
     from hypersd.draw.compare import Way
     from hypersd.draw.pipeline import settings_for
     from hypersd.lora import files
 
-    name, _, sampler = method.rpartition("/")
-    if sampler not in samplers.names() or not name:
-        name, sampler = method, ""
+    name, sampler = _split(method)
     ending = f" ({sampler.upper()})" if sampler else ""
-    if name == "original":
+    path = _lora(name, base)
+    if path is None:
         return [_original(f"original, fewer steps{ending}", n, guidance, sampler or "ddim") for n in counts]
-    path = find_lora(name, base)
-    assert path is not None
     header = files.read(path)
     group = "distilled" if name == "bundled" else path.stem
     return [Way(f"{group}{ending}", settings_for(header, n, sampler or None), path) for n in counts]
+
+
+def _guidance(methods: list[str], base: str) -> float:
+    """What the first of the LoRAs was distilled with."""
+    from hypersd.draw.pipeline import teacher_guidance
+    from hypersd.lora import files
+
+    loras = (_lora(_split(method)[0], base) for method in methods)
+    first = next((path for path in loras if path), None)
+    return teacher_guidance(files.read(first) if first else None)
+
+
+def _split(method: str) -> tuple[str, str]:
+    """The name, and the sampler that may stand behind it."""
+    from hypersd.diffusion import samplers
+
+    name, _, sampler = method.rpartition("/")
+    return (name, sampler) if name and sampler in samplers.names() else (method, "")
+
+
+def _lora(name: str, base: str) -> Path | None:
+    """The file of a method; None for the base alone, which is called `original`, or `none` as in other verbs."""
+    return None if name == "original" else find_lora(name, base)

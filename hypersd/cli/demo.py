@@ -56,13 +56,15 @@ def _progress(way: Way) -> None:
 
 def _judge() -> Judge | None:
     """Judge B, which nothing is trained against; None where it or what it needs is not installed."""
-    from hypersd.cli.errors import say
+    from hypersd.cli.errors import say, words
     from hypersd.judges.emoji import load_judge
+    from hypersd.judges.networks import imagenet
 
     try:
+        imagenet.backbone("cpu")  # what the judge looks through is loaded at its first look, too late to do without
         return load_judge("b")
-    except (ImportError, ValueError) as error:
-        say(f"no match scores: {error}", "notice")
+    except (ImportError, OSError) as error:
+        say(f"no match scores: {words(error)}", "notice")
         return None
 
 

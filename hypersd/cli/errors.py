@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from typer.core import TyperGroup
 
 MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
+
+SMALLER = "draw fewer or smaller pictures, or train with a smaller batch or micro_batch"
+INSTALL = "the judges and `hypersd evaluate` need `pip install 'hyper-sd[eval]'`"
 
 
 class Verbs(TyperGroup):
@@ -28,11 +32,31 @@ class Verbs(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             raise
-        except (ValueError, OSError, MemoryError, FloatingPointError) as error:
+        except expected() as error:
             if debug:
                 raise
-            say(str(error) or type(error).__name__, "error")
+            say(words(error), "error")
             raise typer.Exit(MISTAKE if isinstance(error, ValueError) else FAILURE) from None
+
+
+def expected() -> tuple[type[Exception], ...]:
+    """What may happen though nothing is wrong with the code."""
+    return (ValueError, OSError, FloatingPointError, ImportError, *out_of_memory())
+
+
+def out_of_memory() -> tuple[type[Exception], ...]:
+    """Python's error, and torch's where a verb has imported torch: it must not be imported just to ask."""
+    torch = sys.modules.get("torch")
+    return (MemoryError, torch.OutOfMemoryError) if torch else (MemoryError,)
+
+
+def words(error: Exception) -> str:
+    """What happened and, where the error itself does not say, what to do."""
+    if isinstance(error, out_of_memory()):
+        return f"out of memory ({str(error).partition('. ')[0] or type(error).__name__}); {SMALLER}"
+    if isinstance(error, ImportError):
+        return f"{error}; {INSTALL}"
+    return str(error) or type(error).__name__
 
 
 @contextmanager

@@ -83,8 +83,12 @@ def scaled_linear(
     prediction: Prediction = "epsilon",
 ) -> Schedule:
     """Stable Diffusion's schedule: β linear in its square root."""
+    return from_alphas_cumprod(scaled_linear_alphas_cumprod(total, beta_start, beta_end), prediction)
+
+
+def scaled_linear_alphas_cumprod(total: int, beta_start: float, beta_end: float) -> Float[Tensor, " T"]:
     beta = torch.linspace(beta_start**0.5, beta_end**0.5, total, dtype=torch.float32) ** 2
-    return from_alphas_cumprod((1 - beta).cumprod(0), prediction)
+    return (1 - beta).cumprod(0)
 
 
 def flow(total: int = 1000) -> Schedule:

@@ -19,8 +19,11 @@ from torch import Tensor
 
 from hypersd.atomic import write_bytes
 from hypersd.lora.roles import Roles
+from hypersd.recipe import Recipe, parse
 
 NAME = "checkpoint.safetensors"
+MAY_DIFFER = {"checkpoint_every", "sample_every", "sample_prompts", "micro_batch"}
+"""What may differ when a run goes on: none of it changes what is trained."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,24 @@ class Checkpoint:
 
     def _below(self, prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+
+def of(recipe: Recipe, out: Path, resume: bool) -> Checkpoint | None:
+    """The checkpoint that this recipe's run goes on from, if any. Raises ValueError if `out` holds another run."""
+    saved = read(out)
+    if saved is None:
+        return None
+    if not resume:
+        raise ValueError(f"{out} already holds a run; go on with --resume, or name another folder with --out")
+    remedy = "resume with the same one, or name another folder with --out"
+    try:
+        before = parse(saved.recipe)  # so that a key which the program has gained since has its default
+    except ValueError as error:
+        raise ValueError(f"{out} was started with a recipe that is none any more ({error}); {remedy}") from error
+    now, then = (made.model_dump(mode="json", exclude=MAY_DIFFER) for made in (recipe, before))
+    if different := sorted(key for key in now if now[key] != then[key]):
+        raise ValueError(f"{out} was started with another recipe ({different[0]!r} differs); {remedy}")
+    return saved
 
 
 def read(out: Path) -> Checkpoint | None:

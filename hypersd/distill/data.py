@@ -3,6 +3,7 @@
     prompts   no pictures needed: the base itself draws a pool of latents from prompts, once
     latents   a file of encoded pictures with captions (the bundled dataset's, or one's own)
     gaussian  the toy's
+    paths     no pictures needed: whole paths of the guided teacher (`paths.py`)
 
 Which sample is drawn depends on that sample's own generator only (`randomness.py`).
 """
@@ -61,7 +62,7 @@ def latents(base: Base, settings: LatentsSettings, cache: Path) -> Data:
     """A safetensors file: `latents` (n c h w), `weight` (n), and the captions in its header, JSON."""
     if not settings.path.is_file():
         raise ValueError(f"no latents at {settings.path}: {LATENTS_HINT}")
-    return Captioned(base, *_read(settings.path))
+    return Captioned(base, *read_latents(settings.path))
 
 
 class PromptsSettings(Strict):
@@ -70,25 +71,31 @@ class PromptsSettings(Strict):
     pool: int = Field(2048, ge=1)
     """How many latents the base draws."""
     steps: int = Field(25, ge=1)
-    guidance: float = 5.0
+    guidance: float = Field(5.0, ge=0)
     seed: int = 0
-    batch: int = 64
+    batch: int = Field(64, ge=1)
 
 
 def prompts(base: Base, settings: PromptsSettings, cache: Path) -> Data:
     """The base's own many-step latents; drawn once, then kept in `cache` under a fingerprint."""
-    path = settings.prompts or bundled.PROMPTS
-    if not path.is_file():
-        raise ValueError(f"no prompts at {path}")
-    texts = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    if not texts:
-        raise ValueError(f"{path} holds no prompts; put one on each line")
+    texts = read_prompts(settings.prompts)
     key = [base.source, base.latent_shape(), settings.model_dump(mode="json"), texts]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     file = cache / f"pool-{name}.safetensors"
     if not file.is_file():
         _write(file, _pool(base, texts, settings), [[texts[i % len(texts)]] for i in range(settings.pool)])
-    return Captioned(base, *_read(file))
+    return Captioned(base, *read_latents(file))
+
+
+def read_prompts(path: Path | None) -> list[str]:
+    """The lines of a text file; the bundled ones for None."""
+    path = path or bundled.PROMPTS
+    if not path.is_file():
+        raise ValueError(f"no prompts at {path}")
+    texts = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    if not texts:
+        raise ValueError(f"{path} holds no prompts; put one on each line")
+    return texts
 
 
 def _pool(base: Base, texts: list[str], settings: PromptsSettings) -> Tensor:
@@ -131,7 +138,7 @@ def load(base: Base, settings: dict[str, Any], cache: Path) -> Data:
     """The data of a recipe. Raises ValueError in one line."""
     kind = settings.get("kind", "prompts")
     if kind not in KINDS:
-        raise ValueError(f"unknown data kind {kind!r}: use one of {', '.join(KINDS)}")
+        raise ValueError(f"unknown data kind {kind!r}: use one of {', '.join([*KINDS, 'paths'])}")
     make, model = KINDS[kind]
     rest = {key: value for key, value in settings.items() if key != "kind"}
     return make(base, check(model, rest, "data"), cache)
@@ -142,12 +149,13 @@ def _write(path: Path, tensor: Tensor, captions: list[list[str]]) -> None:
     write_bytes(path, save(tensors, {"captions": json.dumps(captions)}))
 
 
-def _read(path: Path) -> tuple[Tensor, list[list[str]], Tensor]:
+def read_latents(path: Path) -> tuple[Tensor, list[list[str]], Tensor]:
+    """Latents (or paths), each one's captions and each one's weight. Raises OSError for a damaged file."""
     try:
         with safe_open(path, "pt") as file:
             captions = json.loads((file.metadata() or {}).get("captions", "[]"))
             tensors = file.get_tensor("latents"), file.get_tensor("weight")
-    except SafetensorError as error:
+    except (SafetensorError, json.JSONDecodeError) as error:
         raise OSError(f"{path} is damaged ({error}); delete it and build it again") from error
     if len(captions) != len(tensors[0]):
         raise ValueError(f"{path} has {len(tensors[0])} latents but {len(captions)} lists of captions in its header")

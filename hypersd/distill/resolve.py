@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +14,23 @@ from hypersd.bases import Base
 from hypersd.diffusion import samplers
 from hypersd.distill import data as sources
 from hypersd.distill import losses as terms
+from hypersd.distill import paths
 from hypersd.distill.data import Data
 from hypersd.distill.losses import Loss
 from hypersd.lora import files
 from hypersd.recipe import Draw, Recipe
+from hypersd.recipe import check as check_settings
+
+LOCAL_PATHS = {"data": ("path", "prompts"), "lora": ("start",)}
 
 
 def base(recipe: Recipe, device: torch.device) -> Base:
-    found = bases.load(recipe.base, device, **recipe.base_settings)
+    try:
+        found = bases.load(recipe.base, device, **recipe.base_settings)
+    except TypeError as error:
+        if not recipe.base_settings:
+            raise
+        raise ValueError(f"base_settings={recipe.base_settings} do not suit {recipe.base}: {error}") from error
     half = recipe.precision == "bf16" or (recipe.precision == "auto" and bases.fast_bfloat16(device))
     found.autocast = torch.bfloat16 if half else None
     return found
@@ -36,7 +46,7 @@ def lora_start(recipe: Recipe, found: Base, names: Collection[str]) -> dict[str,
     if settings.start is None:
         return None
     file = files.read(settings.start)
-    files.check_fits(file, found.unet, settings.start.name)
+    files.check_fits(file, found.unet, settings.start.name, found.schedule.prediction)
     if file.rank != settings.rank:
         raise ValueError(f"{settings.start} has rank {file.rank}, not {settings.rank}: set lora.rank={file.rank}")
     if different := sorted(set(names) ^ file.weights.keys()):
@@ -46,11 +56,31 @@ def lora_start(recipe: Recipe, found: Base, names: Collection[str]) -> dict[str,
 
 
 def data(recipe: Recipe, found: Base, cache: Path) -> Data:
-    return sources.load(found, recipe.data, cache)
+    if recipe.data.get("kind") != "paths":
+        return sources.load(found, recipe.data, cache)
+    rest = {key: value for key, value in recipe.data.items() if key != "kind"}
+    settings = check_settings(paths.Settings, rest, "data")
+    return paths.load(found, settings, recipe.teacher, recipe.draw.points, cache)
 
 
 def losses(recipe: Recipe) -> list[Loss]:
     return [terms.load(name, settings) for name, settings in recipe.losses.items()]
+
+
+def filled(recipe: Recipe, targets: Collection[str]) -> dict[str, Any]:
+    """The recipe's values, with what it left to the base."""
+    values = recipe.model_dump(mode="json")
+    values["lora"]["targets"] = list(targets)
+    return values
+
+
+def published(recipe: Recipe, targets: Collection[str]) -> dict[str, Any]:
+    """The same for a file that others will read: of local paths their last part only."""
+    values = filled(recipe, targets)
+    values["base"] = Path(recipe.base).resolve().name
+    for group, keys in LOCAL_PATHS.items():
+        values[group] |= {key: Path(values[group][key]).name for key in keys if values[group].get(key)}
+    return values
 
 
 def check(recipe: Recipe) -> None:

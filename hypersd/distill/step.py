@@ -42,6 +42,15 @@ class Batch:
     end: Timesteps
     cond: Cond
     guidance: Float[Tensor, " b"]
+    path: Float[Tensor, "b p c h w"] | None = None
+    """The teacher's path through x_t, at −1 and at each point of the solver grid, where the data keeps it."""
+    total: int = 1000
+
+    def on_path(self, t: Timesteps) -> Latents:
+        """Where the teacher's path is at t."""
+        if self.path is None:
+            raise ValueError("there are no paths to follow: set data={kind: paths}")
+        return pick_point(self.path, t, self.total)
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,8 @@ class Nets:
     @torch.no_grad()
     def teacher_step(self, batch: Batch) -> Latents:
         """x̂_s of Eq. 1: DDIM from t to s of the guided base, or of the previous stage (guidance is in it)."""
+        if batch.path is not None:
+            return batch.on_path(batch.s)
         with self.roles.play(*[self.previous] if self.previous else []):
             guidance = 1.0 if self.previous else batch.guidance
             predict = bind(self.base, batch.cond, self.base.null(batch.cond), guidance)
@@ -103,9 +114,22 @@ def tscd(batch: Batch, nets: Nets) -> Step:
     return Step(x_s, x_end, target)
 
 
+def pick_point(path: Float[Tensor, "b p c h w"], t: Timesteps, total: int) -> Latents:
+    """Each path at its own t, a point of its grid or −1. Raises ValueError for a t between two points."""
+    points = path.shape[1] - 1
+    index = (t + 1) * points
+    if (index % total).any():
+        off = int(t[(index % total) > 0][0])
+        raise ValueError(
+            f"paths of {points} points do not pass timestep {off}: set draw.end to start or visited, "
+            "draw.samplers to [ddim] and draw.steps to those that divide draw.points"
+        )
+    return path[torch.arange(len(path), device=path.device), index // total]
+
+
 def draw_batch(
     base: Base,
-    x0: Latents,
+    x0: Latents | Float[Tensor, "b p c h w"],
     cond: Cond,
     rngs: Generators,
     segments: Segments,
@@ -113,7 +137,9 @@ def draw_batch(
     visited: list[list[int]],
     guidance: tuple[float, float],
 ) -> Batch:
-    """Timesteps, noise and guidance for clean latents, from one generator a sample."""
+    """Timesteps, noise and guidance for clean latents, or for paths, from one generator a sample."""
+    path, total = x0 if x0.ndim == 5 else None, base.schedule.total
+    x0 = x0 if path is None else path[:, 0]
     u_t, u_list, u_end, u_noise, u_guidance = uniform(rngs, 5)
     t, after = segments.draw_t(u_t, u_list, visited, draw.visited_share)
     end = segments.end(t, u_end, draw.end, draw.start_share, after)
@@ -121,6 +147,9 @@ def draw_batch(
     low, high = guidance
     pure = (t == base.schedule.total - 1) & (u_noise < draw.pure_noise)
     s, t, end, pure = (tensor.to(base.device) for tensor in (segments.previous(t), t, end, pure))
-    x_t = torch.where(pure.view(-1, 1, 1, 1), eps, base.schedule.add_noise(x0, eps, t))
+    if path is None:
+        x_t = torch.where(pure.view(-1, 1, 1, 1), eps, base.schedule.add_noise(x0, eps, t))
+    else:
+        eps, x_t = path[:, -1], pick_point(path, t, total)
     scale = (low + (high - low) * u_guidance).float().to(base.device)
-    return Batch(x0, eps, x_t, t, s, end, cond, scale)
+    return Batch(x0, eps, x_t, t, s, end, cond, scale, path, total)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hypersd.atomic import write_bytes, write_json
+from hypersd import atomic
 from hypersd.bases import Base
 from hypersd.diffusion.segments import Segments
 from hypersd.distill import checkpoint, resolve
@@ -54,8 +55,6 @@ class Run:
     def share(self) -> range:
         """This process's samples of the global batch."""
         rank, world, batch = self.accelerator.process_index, self.accelerator.num_processes, self.recipe.batch
-        if batch % world:
-            raise ValueError(f"a batch of {batch} does not divide over {world} processes; set batch=")
         return range(rank * batch // world, (rank + 1) * batch // world)
 
 
@@ -80,13 +79,16 @@ def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None
     Raises ValueError if `out` holds a run and `resume` is off, or a run of another recipe.
     """
     resolve.check(recipe)
-    saved = _saved(recipe, out, resume)
+    saved = checkpoint.of(recipe, out, resume)
     run = _open(recipe, out, watch or Silent())
     progress = saved.progress if saved else Progress()
     if saved:
         for role in run.kept:
             run.roles.load(role, saved.role(role))
-    _trim_log(out, progress)
+    if run.accelerator.is_main_process:
+        if resume and not saved:
+            warnings.warn(f"there is nothing to resume in {out}: the run begins anew", stacklevel=2)
+        _tidy(run, progress)
     for index in range(progress.stage, len(recipe.stages)):
         first = progress.iteration if index == progress.stage else 0
         stage = _begin(run, index, fresh=first == 0)
@@ -96,32 +98,16 @@ def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None
     return _finish(run)
 
 
-def _saved(recipe: Recipe, out: Path, resume: bool) -> checkpoint.Checkpoint | None:
-    saved = checkpoint.read(out)
-    if saved is None:
-        return None
-    if not resume:
-        raise ValueError(f"{out} already holds a run; go on with --resume, or name another folder with --out")
-    now = recipe.model_dump(mode="json")
-    if different := sorted(key for key in now if now[key] != saved.recipe.get(key)):
-        raise ValueError(
-            f"{out} was started with another recipe ({different[0]!r} differs); "
-            "resume with the same one, or name another folder with --out"
-        )
-    return saved
-
-
 def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
     from accelerate import Accelerator
 
     accelerator = Accelerator()
+    if recipe.batch % accelerator.num_processes:
+        raise ValueError(
+            f"a batch of {recipe.batch} does not divide over {accelerator.num_processes} processes; set batch="
+        )
     base = resolve.base(recipe, accelerator.device)
-    roles = Roles(base.unet)
-    kept = [STUDENT]
-    if recipe.ema is not None:
-        kept.append(TARGET)
-    if any(recipe.at(i).teacher.follow == "previous" for i in range(len(recipe.stages))):
-        kept.append(PREVIOUS)
+    roles, kept = Roles(base.unet), _kept(recipe)
     targets = recipe.lora.targets or resolve.lora_targets(base)
     for role in kept:
         roles.add(role, recipe.lora.rank, targets, recipe.lora.alpha, seed=recipe.seed)
@@ -132,9 +118,29 @@ def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
         unet.enable_gradient_checkpointing(roles.checkpoint)
     with accelerator.main_process_first():  # a pool of latents is drawn once; the others find it
         data = resolve.data(recipe, base, out)
-    write_json(out / "recipe.json", recipe.model_dump(mode="json"))
     watch = watch if accelerator.is_main_process else Silent()
     return Run(recipe, out, base, roles, data, watch, accelerator, kept)
+
+
+def _kept(recipe: Recipe) -> list[str]:
+    stages = [recipe.at(index) for index in range(len(recipe.stages))]
+    kept = [STUDENT]
+    if any(stage.ema is not None for stage in stages):
+        kept.append(TARGET)
+    if any(stage.teacher.follow == "previous" for stage in stages):
+        kept.append(PREVIOUS)
+    return kept
+
+
+def _tidy(run: Run, progress: Progress) -> None:
+    """The folder as the run goes on from it: without what a killed one left."""
+    atomic.sweep(run.out)
+    _trim_log(run.out, progress)
+    atomic.write_json(run.out / "recipe.json", resolve.filled(run.recipe, _targets(run)))
+
+
+def _targets(run: Run) -> tuple[str, ...]:
+    return run.roles.shape(STUDENT)[2]
 
 
 def _begin(run: Run, index: int, fresh: bool) -> StageParts:
@@ -198,12 +204,9 @@ def _iterate(run: Run, stage: StageParts, iteration: int, lr: float) -> float:
         total += loss.detach()
     _average_gradients(run, stage.parameters)
     loss_value = float(run.accelerator.reduce(total, "mean"))
-    if not math.isfinite(loss_value):
-        raise FloatingPointError(
-            f"the loss became {loss_value} in stage {stage.index + 1} at iteration {iteration}; "
-            f"begin anew with a lower optimiser.lr{_from_last(run, stage)}"
-        )
-    torch.nn.utils.clip_grad_norm_(stage.parameters, stage.recipe.optimiser.max_norm)
+    _check_finite(run, stage, iteration, "loss", loss_value)
+    norm = torch.nn.utils.clip_grad_norm_(stage.parameters, stage.recipe.optimiser.max_norm)
+    _check_finite(run, stage, iteration, "gradient", float(norm))
     for group in stage.optimiser.param_groups:
         group["lr"] = lr
     stage.optimiser.step()
@@ -211,6 +214,14 @@ def _iterate(run: Run, stage: StageParts, iteration: int, lr: float) -> float:
     if stage.nets.target == TARGET:
         run.roles.follow(TARGET, STUDENT, stage.recipe.ema or 0.0)
     return loss_value
+
+
+def _check_finite(run: Run, stage: StageParts, iteration: int, what: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"the {what} became {value} in stage {stage.index + 1} at iteration {iteration}; "
+            f"begin anew with a lower optimiser.lr{_from_last(run, stage)}"
+        )
 
 
 def _from_last(run: Run, stage: StageParts) -> str:
@@ -253,8 +264,7 @@ def _record(run: Run, stage: StageParts, iteration: int, loss: float, lr: float)
     if run.accelerator.is_main_process:
         seconds = round(time.monotonic() - run.started, 2)
         line = {"stage": stage.index, "iteration": iteration, "loss": loss, "lr": lr, "seconds": seconds}
-        with open(run.out / "log.jsonl", "a") as log:
-            log.write(json.dumps(line) + "\n")
+        atomic.append(run.out / "log.jsonl", json.dumps(line))
 
 
 def _trim_log(out: Path, progress: Progress) -> None:
@@ -269,7 +279,7 @@ def _trim_log(out: Path, progress: Progress) -> None:
         entry = json.loads(line)
         if (entry["stage"], entry["iteration"]) < (progress.stage, progress.iteration):
             kept.append(line + "\n")
-    write_bytes(log, "".join(kept).encode())
+    atomic.write_bytes(log, "".join(kept).encode())
 
 
 def _save(run: Run, progress: Progress, optimiser: torch.optim.Optimizer) -> None:
@@ -281,9 +291,10 @@ def _save(run: Run, progress: Progress, optimiser: torch.optim.Optimizer) -> Non
 def _write_lora(run: Run, path: Path) -> None:
     if run.accelerator.is_main_process:
         state, shape = run.roles.state(STUDENT), run.roles.shape(STUDENT)
-        values = run.recipe.model_dump(mode="json")
+        base = files.fingerprint(run.base.unet, run.base.schedule.prediction)
+        values, usage = resolve.published(run.recipe, _targets(run)), run.recipe.sampler.model_dump(mode="json")
         dtype = torch.float16 if run.recipe.lora.dtype == "fp16" else torch.float32
-        files.write(path, state, shape, files.fingerprint(run.base.unet), values, run.recipe.sampler, dtype)
+        files.write(path, state, shape, base, values, usage, dtype)
         run.watch.note(f"wrote {path}")
 
 

@@ -78,7 +78,7 @@ def metrics(drawn: Sequence[Drawn], prompts: list[str], judge: Judge | None) -> 
             "seconds_per_image": round(item.seconds, 4),
         }
         if judge:
-            scores = judge(item.images, prompts)
+            scores = reference if item is drawn[0] else judge(item.images, prompts)
             record["match"] = float((scores.mean() - wrong.mean()) / (reference.mean() - wrong.mean()))
             record["judge_scores"] = [float(score) for score in scores]
         records.append(record)

@@ -5,6 +5,7 @@ A picture depends on its own prompt and seed alone, never on the batch that it w
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from hypersd import bases
 from hypersd.bases import Base, Cond
 from hypersd.diffusion import samplers
 from hypersd.diffusion.grids import MAX_STEPS
+from hypersd.diffusion.samplers import Sampler
 from hypersd.diffusion.solver import Predict, guide
 from hypersd.lora import files
 from hypersd.lora.roles import Roles
@@ -44,7 +46,7 @@ class Settings:
     def checked(self) -> Settings:
         """Guidance 0 becomes 1, with a notice; a negative prompt without guidance is noticed too."""
         settings = self
-        if not self.guidance_scale >= 0:
+        if not 0 <= self.guidance_scale < math.inf:
             raise ValueError(f"guidance_scale must be 0 (off) or more, not {self.guidance_scale:g}")
         if self.guidance_scale == 0:
             warnings.warn("guidance_scale 0 means off, as on Hyper-SD's model cards: taken as 1", stacklevel=3)
@@ -59,6 +61,8 @@ class Drawer:
 
     def __init__(self, base: Base, lora: Path | None = None, scale: float = 1.0, roles: Roles | None = None) -> None:
         """`roles` are those that are on the base already, if it is being trained."""
+        if not math.isfinite(scale):
+            raise ValueError(f"the LoRA's scale must be a number such as 1, not {scale}")
         self.base = base
         self.roles = roles or Roles(base.unet)
         self.playing: tuple[str, ...] = ()
@@ -73,7 +77,7 @@ class Drawer:
 
     def _load(self, path: Path, scale: float) -> None:
         file = files.read(path)
-        files.check_fits(file, self.base.unet, path.name)
+        files.check_fits(file, self.base.unet, path.name, self.base.schedule.prediction)
         self.roles.add(LORA_ROLE, file.rank, file.targets)
         self.roles.load(LORA_ROLE, file.weights)
         self.roles.scale(LORA_ROLE, scale)
@@ -86,9 +90,10 @@ class Drawer:
         seeds: Sequence[int],
         settings: Settings,
         callback: samplers.Callback | None = None,
+        sampler: Sampler | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """Pictures in [0, 1], one for each prompt and seed."""
-        return self.base.to_images(self.latents(prompts, seeds, settings, callback))
+        return self.base.to_images(self.latents(prompts, seeds, settings, callback, sampler))
 
     @torch.no_grad()
     def latents(
@@ -97,18 +102,27 @@ class Drawer:
         seeds: Sequence[int],
         settings: Settings,
         callback: samplers.Callback | None = None,
+        sampler: Sampler | None = None,
     ) -> Float[Tensor, "b c h w"]:
+        """`sampler` takes the place of the one that the settings name."""
         settings = settings.checked()
-        sampler = samplers.load(settings.sampler, **settings.sampler_settings)
+        sampler = sampler or samplers.load(settings.sampler, **settings.sampler_settings)
         cond = self.base.encode(prompts)
         null = self.base.encode([settings.negative] * len(prompts)) if settings.negative else self.base.null(cond)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        shape = self.base.latent_shape(settings.height, settings.width)
-        noise = samplers.noise_like(torch.empty(len(prompts), *shape, device=self.base.device), generators)
+        noise, generators = start(self.base, seeds, settings.height, settings.width)
         with self.roles.play(*self.playing):
             predict = bind(self.base, cond, null, settings.guidance_scale)
             grid = sampler.grid(settings.steps, self.base.schedule.total)
             return sampler(predict, self.base.schedule, noise, grid, generators, callback)
+
+
+def start(
+    base: Base, seeds: Sequence[int], height: int | None = None, width: int | None = None
+) -> tuple[Float[Tensor, "b c h w"], list[torch.Generator]]:
+    """The noise of each seed, and the generators to draw more from."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    shape = torch.empty(len(seeds), *base.latent_shape(height, width), device=base.device)
+    return samplers.noise_like(shape, generators), generators
 
 
 def bind(base: Base, cond: Cond, null: Cond, guidance_scale: float | Tensor) -> Predict:

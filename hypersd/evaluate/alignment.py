@@ -2,7 +2,8 @@
 
 Normalised alignment: (s − s_shuffled) / (s_teacher − s_shuffled), with s the mean score of pictures under
 their own captions. Captions exchanged at random give 0 and the many-step teacher gives 1, whatever the
-judge's scale. Retrieval: the share of pictures whose own caption scores highest among 100, half of the
+judge's scale. That 0 is of the teacher's pictures; what another row's own pictures get under exchanged
+captions is its *chance*. Retrieval: the share of pictures whose own caption scores highest among 100, half of the
 others differing from it in a single attribute.
 """
 

@@ -6,7 +6,6 @@ halves: `develop` to look at as often as one likes, `report` once for each LoRA 
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hypersd import bundled
+from hypersd import bundled, tensors
 
 SPLITS = ("develop", "report")
 FILE = "captions.json"
+REMEDY = "it comes with the bundled miniature: install the package again"
 CANDIDATES = 100  # captions a picture is retrieved among, its own included
 
 
@@ -47,15 +47,14 @@ def load(split: str, folder: Path = bundled.EVALUATION) -> list[Caption]:
     """
     if split not in SPLITS:
         raise ValueError(f"there is no split {split!r}; use one of {', '.join(SPLITS)}")
-    path = folder / FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"no held-out captions at {path}; they come with the bundled miniature")
-    found = json.loads(path.read_text())
-    texts, captions = found["texts"], {}
-    for record in found["records"]:
-        if record["half"] == split:
-            near, far = (tuple(texts[i] for i in record.get(which, ())) for which in ("near", "far"))
-            captions[record["caption"]] = Caption(texts[record["caption"]], near, far)
+    path, captions = folder / FILE, {}
+    found = tensors.facts(path, REMEDY)
+    with tensors.readable(path, REMEDY):
+        texts = found["texts"]
+        for record in found["records"]:
+            if record["half"] == split:
+                near, far = (tuple(texts[i] for i in record.get(which, ())) for which in ("near", "far"))
+                captions[record["caption"]] = Caption(texts[record["caption"]], near, far)
     return random.Random(0).sample(list(captions.values()), len(captions))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ import torch
 
 from hypersd import bases, bundled
 from hypersd.bases import Base
-from hypersd.draw.pipeline import Drawer, teacher_guidance
+from hypersd.draw.pipeline import Drawer, Settings, teacher_guidance
 from hypersd.evaluate import captions, eyes, real, rows
 from hypersd.evaluate.eyes import Eyes
 from hypersd.evaluate.fetch import cache_folder
@@ -65,13 +66,17 @@ def run(
     clock, cache = time.perf_counter(), cache or cache_folder()
     if seeds < 1 or not steps or precision not in PRECISIONS:
         raise ValueError("give at least one set of seeds, one step count, and precision fp32 or bf16")
+    if out is not None:
+        check_writable(out)
+    if guidance is not None:
+        guidance = Settings(guidance_scale=guidance).checked().guidance_scale
     drawn = captions.load(split, folder)
     own, pictured = captions.paired(len(drawn), pictures), real.load(drawn, folder)
     if path_pictures is None:
         path_pictures = min(PATH_PICTURES, pictures // 16)
-    watchers = watchers or eyes.load(cache, optional=optional)
-    studio = open_studio(base, lora, scale, precision, watchers, cache)
-    guidance = guidance or teacher_guidance(studio.tuned.lora if studio.tuned else None)
+    studio = open_studio(base, lora, scale, precision, cache, watchers, optional)
+    if guidance is None:
+        guidance = teacher_guidance(studio.tuned.lora if studio.tuned else None)
     total = rows.work(steps, guidance, pictures, seeds, lora is not None, path_pictures)
     meter = rows.Meter(progress, total)
     job = rows.Job(studio, split, drawn, own, seeds, tuple(steps), guidance, path_pictures, meter)
@@ -83,6 +88,7 @@ def run(
         "command": command or " ".join(sys.argv),
     }
     found = rows.measure(job, pictured)
+    asked |= {"drawing_seconds": round(sum(meter.seconds.values()), 1)}
     asked |= {"wall_seconds": round(time.perf_counter() - clock, 1), **surroundings(studio)}
     report = replace(found, about=asked)
     if out is not None:
@@ -90,8 +96,31 @@ def run(
     return report
 
 
-def open_studio(base: str, lora: Path | None, scale: float, precision: str, watchers: Eyes, cache: Path) -> Studio:
-    """The base with and without its LoRA, both on one network, named by their weights' sha256."""
+def check_writable(out: Path) -> None:
+    """Now rather than after hours of drawing. Raises ValueError for a folder, OSError where nothing can be written."""
+    if out.is_dir():
+        raise ValueError(f"out: {out} is a folder; name a .json file in it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise OSError(f"could not write {out}: {error.strerror}; nothing was drawn") from error
+
+
+def open_studio(
+    base: str,
+    lora: Path | None,
+    scale: float,
+    precision: str,
+    cache: Path,
+    watchers: Eyes | None = None,
+    optional: bool = True,
+) -> Studio:
+    """The base with and without its LoRA, both on one network, named by their weights' sha256.
+
+    Unless given, those who watch are on the base's device.
+    """
     loaded: Any = bases.load(base)
     where = bundled.BASE if base == "emoji" else Path(base)
     identity = {"base": weights_digest(where) if where.exists() else base}
@@ -100,7 +129,8 @@ def open_studio(base: str, lora: Path | None, scale: float, precision: str, watc
         identity["precision"] = precision
     if lora is not None:
         identity |= {"lora": weights_digest(lora), "scale": f"{scale:g}"}
-    return Studio(Drawer(loaded), Drawer(loaded, lora, scale) if lora else None, watchers, cache, identity)
+    plain, tuned = Drawer(loaded), Drawer(loaded, lora, scale) if lora else None
+    return Studio(plain, tuned, watchers or eyes.load(cache, loaded.device, optional), cache, identity)
 
 
 def surroundings(studio: Studio) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class Ruler:
         if self.scale.meaningful:
             score = alignment.score(drawn["judged"], self.texts[self.own])
             found["alignment"] = self.scale.normalise(score)
+            found["chance"] = self.scale.normalise(self.exchanged(drawn["judged"]))
         if "second" in drawn and "second" in self.reference:
             mine, theirs = (self.second_basis.project(s["second"]) for s in (drawn, self.reference))
             found["fd_second"] = self.above("fd_second", mine, theirs)
@@ -87,6 +88,10 @@ class Ruler:
 
     def above(self, name: str, a: Float[Tensor, "n k"], b: Float[Tensor, "m k"]) -> float:
         return frechet.between_halves(a, b) - self.floors[name]
+
+    def exchanged(self, judged: Float[Tensor, "n d"]) -> float:
+        """What these very pictures score under captions that are not theirs."""
+        return alignment.shuffled_score(judged, self.texts[: len(self.candidates)], self.own)
 
     def recall_at_1(self, judged: Float[Tensor, "n d"], own: Int[Tensor, " n"]) -> float:
         return alignment.recall_at_1(judged, self.texts, self.candidates[own])

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
+from hypersd import tensors
 from hypersd.atomic import write_bytes
 from hypersd.bases import Base
 from hypersd.diffusion.solver import Predict
-from hypersd.draw.pipeline import Drawer, bind
+from hypersd.draw.pipeline import Drawer, bind, start
 from hypersd.evaluate import fidelity, protocol, solvers
 from hypersd.evaluate.protocol import Plan
-from hypersd.evaluate.sets import VERSION, Studio, digest, start
+from hypersd.evaluate.sets import REMEDY, VERSION, Studio, digest
 
 SUBSTEPS = fidelity.SUBSTEPS
 FROM_NOISE = "from noise"
@@ -56,7 +57,7 @@ def measure(which: Paths, plans: Sequence[Plan]) -> Errors:
     labels = [plan.label for plan in plans]
     file = which.file("json", plans=labels, weights=which.studio.identity)
     if file.is_file():
-        return json.loads(file.read_text())
+        return tensors.facts(file, REMEDY)
     with float32(which.studio.base):
         found = _measure(which, plans)
     write_bytes(file, json.dumps(found).encode())
@@ -72,7 +73,7 @@ def walk(which: Paths) -> fidelity.Path:
             path = fidelity.walk(base.schedule, teacher, noise, SUBSTEPS)
         bounds = {t for k in fidelity.SEGMENTS for t in fidelity.bounds(base.schedule, k)}
         write_bytes(file, save({str(t): path[t].cpu().contiguous() for t in sorted(bounds)}))
-    return {int(t): latents.to(base.device) for t, latents in load_file(file).items()}
+    return {int(t): latents.to(base.device) for t, latents in tensors.read(file, REMEDY)[1].items()}
 
 
 @torch.no_grad()

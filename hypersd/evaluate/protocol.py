@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hypersd.draw.pipeline import Settings
+from hypersd.draw.pipeline import Settings, settings_for
 from hypersd.evaluate.captions import SPLITS
 from hypersd.evaluate.solvers import SCHEDULERS
+from hypersd.lora.files import LoraFile
 
 TEACHER_STEPS = 25
 HARD_STEPS = 4
@@ -36,7 +37,8 @@ class Plan:
     def label(self) -> str:
         guided = f" w {self.settings.guidance_scale:g}" if self.settings.guidance_scale != 1 else ""
         steps = f"{self.settings.steps} step{'s' * (self.settings.steps > 1)}"
-        return f"{'LoRA' if self.lora else 'base'}, {steps}, {self.settings.sampler}{guided}"
+        how = "".join(f" {name} {value:g}" for name, value in self.settings.sampler_settings.items())
+        return f"{'LoRA' if self.lora else 'base'}, {steps}, {self.settings.sampler}{how}{guided}"
 
 
 def plan(steps: int, sampler: str, guidance: float = 1.0, lora: bool = False, **settings: float) -> Plan:
@@ -53,8 +55,13 @@ def hard(guidance: float) -> Plan:
     return plan(HARD_STEPS, "ddim", guidance)
 
 
-def students(steps: Sequence[int]) -> list[Plan]:
-    return [plan(n, sampler, lora=True) for n in steps for sampler in STUDENT_SAMPLERS]
+def students(steps: Sequence[int], lora: LoraFile | None = None) -> list[Plan]:
+    """Without guidance; a sampler that the LoRA's header names has the header's settings."""
+    return [
+        Plan(settings_for(lora, n, sampler, guidance_scale=1.0), lora=True)
+        for n in steps
+        for sampler in STUDENT_SAMPLERS
+    ]
 
 
 def at_steps(steps: int, guidance: float) -> list[Plan]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hypersd import bundled
+from hypersd import bundled, tensors
 from hypersd.evaluate.captions import FILE as CAPTIONS
-from hypersd.evaluate.captions import Caption
+from hypersd.evaluate.captions import REMEDY, Caption
 
 FILE = "real.safetensors"
-
-
 HELD_OUT = (0, 1)  # in the file's `half`: develop, report; the rest was trained on
 
 
@@ -35,19 +32,18 @@ class Real:
 
 
 def load(captions: Sequence[Caption], folder: Path = bundled.EVALUATION) -> Real:
-    """Raises FileNotFoundError where the bundled miniature's evaluation files are missing.
+    """Raises OSError where the bundled miniature's evaluation files are missing or damaged."""
+    path = folder / FILE
+    stored, texts = tensors.read(path, REMEDY)[1], tensors.facts(folder / CAPTIONS, REMEDY)["texts"]
+    with tensors.readable(path, REMEDY):
+        return take_apart(stored, texts, captions)
 
-    The file keeps features as coordinates along their leading principal directions.
-    """
-    from safetensors.torch import load_file
 
-    if not (folder / FILE).is_file():
-        raise FileNotFoundError(f"no features of real pictures in {folder}; they come with the miniature")
-    stored = load_file(folder / FILE)
+def take_apart(stored: Mapping[str, Tensor], texts: Sequence[str], captions: Sequence[Caption]) -> Real:
+    """The file keeps features as coordinates along their leading principal directions."""
     features = stored["mean"].float() + stored["coordinates"].float() @ stored["basis"].float()
     held_out = features[torch.isin(stored["half"].long(), torch.tensor(HELD_OUT))]
     held_out = held_out[torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))]
-    texts = json.loads((folder / CAPTIONS).read_text())["texts"]
     index = {caption.text: i for i, caption in enumerate(captions)}
     own = [index.get(texts[i], -1) if i >= 0 else -1 for i in stored["caption"].tolist()]
     chosen = torch.tensor([i for i, caption in enumerate(own) if caption >= 0], dtype=torch.long)

@@ -103,6 +103,7 @@ class Column:
 
 COLUMNS = (
     Column("alignment", "alignment", 3),
+    Column("chance", "chance", 3),
     Column("R@1 %", "recall_at_1", 1, 100),
     Column("quality", "quality", 2),
     Column("FD to teacher", "fd_teacher", 2),
@@ -217,7 +218,8 @@ def _summary(report: Report) -> str:
     words = [f"{about.get('pictures')} pictures a set, {about.get('seeds')} sets of seeds"]
     words += [f"split `{about.get('split')}`, guidance {about.get('guidance')}"]
     words += [f"{about.get('date')}, {about.get('machine')}, {about.get('threads')} threads"]
-    words += [f"{about.get('wall_seconds', 0):.0f} s"]
+    if "drawing_seconds" in about:
+        words += [f"{about['drawing_seconds'] / 60:.1f} min of drawing"]
     words += [f"{k} {v[:12]}" for k, v in about.get("sha256", {}).items()]
     flag = "**A quick look: too few pictures to quote.** " if report.quick else ""
     return flag + "; ".join(words) + "."

@@ -13,6 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hypersd import tensors
+
+REMEDY = "delete it, and fetch it again with python -m hypersd.evaluate.fetch"
 FILE = "resnet50-imagenet.safetensors"
 STAGES = ((64, "abc"), (128, "abcd"), (256, "abcdef"), (512, "abc"))
 MEAN = (103.939, 116.779, 123.68)  # blue, green, red
@@ -69,10 +72,10 @@ class ResNet50(nn.Module):
 
 def load(cache: Path) -> ResNet50 | None:
     """The network, or None where its weights were not fetched."""
-    from safetensors.torch import load_file
-
-    if not (cache / FILE).is_file():
+    path = cache / FILE
+    if not path.is_file():
         return None
-    net = ResNet50()
-    net.load_state_dict(load_file(cache / FILE))
+    net, weights = ResNet50(), tensors.read(path, REMEDY)[1]
+    with tensors.readable(path, REMEDY):
+        net.load_state_dict(weights)
     return net.eval().requires_grad_(False)

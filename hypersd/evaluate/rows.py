@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -31,6 +31,8 @@ class Meter:
     total: int
     done: int = 0
     label: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What each set took to draw, be it today or when it was put into the cache."""
 
     def tick(self, evaluations: int) -> None:
         self.done += evaluations
@@ -62,7 +64,9 @@ class Job:
         def tick(drawn: int) -> None:
             self.meter.tick(drawn * plan.evaluations)
 
-        return self.studio.measure(plan, prompts, seeds, second, tick)
+        drawn = self.studio.measure(plan, prompts, seeds, second, tick)
+        self.meter.seconds[f"{self.meter.label}, {count}"] = float(drawn["seconds"].sum())
+        return drawn
 
 
 def measure(job: Job, real: Real) -> Report:
@@ -73,7 +77,7 @@ def measure(job: Job, real: Real) -> Report:
     others, selection = undistilled(job, ruler)
     plans = [("teacher", teacher), *others]
     if job.studio.tuned:
-        plans += [("distilled", plan) for plan in protocol.students(job.steps)]
+        plans += [("distilled", plan) for plan in protocol.students(job.steps, job.studio.tuned.lora)]
     rows = [row(job, ruler, role, plan) for role, plan in plans]
     errors, ways = path_errors(job, [plan for _, plan in plans[1:]])
     rows = [with_path(found, errors.get(plan.label)) for found, (_, plan) in zip(rows, plans, strict=True)]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hypersd.diffusion import samplers
+from hypersd.diffusion.grids import trailing
 from hypersd.diffusion.samplers import Callback, Generators, Sampler
 from hypersd.diffusion.schedule import Schedule
 from hypersd.diffusion.solver import Predict, full
@@ -29,10 +30,7 @@ class DiffusersSampler:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def grid(self, steps: int, total: int = 1000) -> list[int]:
-        """The scheduler's own timesteps, for the record; the run below asks it again."""
-        scheduler = self._scheduler(torch.linspace(0.9999, 0.005, total))
-        scheduler.set_timesteps(steps)
-        return [int(t) for t in scheduler.timesteps]
+        return trailing(steps, total)
 
     def __call__(
         self,

@@ -15,6 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hypersd import tensors
+
+REMEDY = "delete it, and fetch it again with python -m hypersd.evaluate.fetch"
 FILE = "lpips-vgg16.safetensors"
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 SHIFT = (-0.030, -0.088, -0.188)  # of pictures in [-1, 1], as LPIPS scales them
@@ -60,10 +63,10 @@ class Lpips(nn.Module):
 
 def load(cache: Path) -> Lpips | None:
     """The network, or None where its weights were not fetched."""
-    from safetensors.torch import load_file
-
-    if not (cache / FILE).is_file():
+    path = cache / FILE
+    if not path.is_file():
         return None
-    net = Lpips()
-    net.load_state_dict(load_file(cache / FILE))
+    net, weights = Lpips(), tensors.read(path, REMEDY)[1]
+    with tensors.readable(path, REMEDY):
+        net.load_state_dict(weights)
     return net.eval().requires_grad_(False)

@@ -18,10 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hypersd import tensors
 from hypersd.judges.networks import imagenet
 
 FOLDER = Path(__file__).resolve().parent.parent / "bundled" / "judges"
 PIXELS, WIDTH, LENGTH, GROUPS = 64, 128, 24, 8
+REMEDY = "the judges come with the package: install it again, or train them with emoji/"
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # CLIP's split
 
@@ -31,8 +33,9 @@ def tokenizer(folder: Path = FOLDER) -> Any:
     """The miniature's own BPE, read without transformers, which takes seconds to import."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-    files = str(folder / "vocab.json"), str(folder / "merges.txt")
-    built = Tokenizer(models.BPE.from_file(*files, end_of_word_suffix="</w>"))
+    vocabulary = tensors.facts(folder / "vocab.json", REMEDY)
+    merges = tensors.merges(folder / "merges.txt", vocabulary, REMEDY)
+    built = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>"))
     built.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     split = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
     built.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
@@ -133,7 +136,7 @@ class ImageNetTower(nn.Module):
         self.body = nn.Sequential(nn.Linear(width, self.hidden), nn.GELU(), nn.LayerNorm(self.hidden))
         self.out, self.quality = nn.Linear(self.hidden, WIDTH), nn.Linear(self.hidden, 1)
 
-    def read(self, found: Float[Tensor, "b f"]) -> Float[Tensor, "b hidden"]:
+    def read(self, found: Float[Tensor, "... f"]) -> Float[Tensor, "... hidden"]:
         """Of features already computed."""
         return self.body((found - self.mean) / self.std)
 
@@ -176,17 +179,13 @@ class Judge(nn.Module):
 
 
 def load_judge(name: str, folder: Path = FOLDER) -> Judge:
-    """The bundled judge "a" or "b", frozen, in fp32."""
-    from safetensors import safe_open
-
+    """The bundled judge "a" or "b", frozen, in fp32. Raises OSError where its file is missing or damaged."""
+    if name not in TOWERS:
+        raise ValueError(f"no judge {name!r}; there are {', '.join(TOWERS)}")
     path = folder / f"{name}.safetensors"
-    if name not in TOWERS or not path.exists():
-        raise ValueError(
-            f"no judge {name!r} in {folder}: there are {sorted(p.stem for p in folder.glob('?.safetensors'))}"
-        )
-    with safe_open(path, "pt") as file:
-        about = json.loads(file.metadata()["judge"])
-        weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
-    judge = Judge(name, about["vocabulary"], about["trained_on"], about["licence"])
-    judge.load_state_dict(weights)
+    header, weights = tensors.read(path, REMEDY)
+    with tensors.readable(path, REMEDY):
+        about = json.loads(header["judge"])
+        judge = Judge(name, about["vocabulary"], about["trained_on"], about["licence"])
+        judge.load_state_dict({key: tensor.float() for key, tensor in weights.items()})
     return judge.eval().requires_grad_(False)

@@ -1,1 +1,1 @@
-"""LoRA: many roles on one frozen network, their algebra, and the files they live in."""
+"""LoRA: many roles on one frozen network, and the files they live in."""

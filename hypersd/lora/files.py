@@ -4,22 +4,27 @@ Header (safetensors metadata, strings):
     lora_adapter_metadata   rank, alpha and targets, as diffusers writes and reads them
     hyper.recipe            the resolved recipe, JSON
     hyper.sampler           sampler, steps, guidance, JSON
-    hyper.base              the shape of the network it was trained on, JSON
+    hyper.base              the network it was trained on, JSON: shape, prediction type, digest of the weights
     modelspec.*             the ModelSpec fields that UIs show
 
 Alpha is folded into B, so that alpha = rank and scale 1.0 is right in every reader: most drop alpha,
-and the field's "use 0.125" is exactly that.
+and the field's "use 0.125" is exactly that. What others wrote is brought into the same form when read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft.utils.other import get_pattern_key
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -28,24 +33,45 @@ from hypersd.atomic import write_bytes
 
 PREFIX = "unet."
 FINGERPRINT = ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim")
+PREDICTION, DIGEST = "prediction", "weights"
+DIGEST_VALUES = 64
+"""Of each tensor, evenly spaced: training moves every tensor it trains, and reading all of SD takes seconds."""
+PART = re.compile(r"(.+)\.(?:lora_[AB]\.weight|lora_embedding_[AB])")
+REMEDY = "give the base it was made for with --base"
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA's weights by module name, and everything its header says."""
+    """A LoRA's weights by parameter name, of one rank and alpha = rank, and everything its header says."""
 
     weights: dict[str, Tensor]
     rank: int
     targets: tuple[str, ...]
+    """The modules that it has weights for."""
     base: dict[str, Any]
     recipe: dict[str, Any] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
 
 
-def fingerprint(net: nn.Module) -> dict[str, Any]:
-    """What must agree for a LoRA to fit: the network's shape, from its config."""
+class Adapter(BaseModel):
+    """What counts of `lora_adapter_metadata`, which holds a PEFT config; ranks are read off the weights."""
+
+    lora_alpha: float | None = None
+    alpha_pattern: dict[str, float] = {}
+    use_rslora: bool = False
+
+    def scale(self, layer: str, rank: int) -> float:
+        """What PEFT would multiply B A with. None said means alpha = rank."""
+        alpha = self.alpha_pattern.get(get_pattern_key(list(self.alpha_pattern), layer), self.lora_alpha)
+        return 1.0 if alpha is None else alpha / (rank**0.5 if self.use_rslora else rank)
+
+
+def fingerprint(net: nn.Module, prediction: str | None = None) -> dict[str, Any]:
+    """What tells a base: its network's shape, what it predicts, and a digest of its weights."""
     config = getattr(net, "config", {})
-    return {key: config[key] for key in FINGERPRINT if key in config}
+    found = {key: config[key] for key in FINGERPRINT if key in config}
+    found = {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
+    return {**found, **({PREDICTION: prediction} if prediction else {}), DIGEST: _digest(net)}
 
 
 def write(
@@ -80,30 +106,19 @@ def write(
 
 def read(path: Path) -> LoraFile:
     """Raises FileNotFoundError, or ValueError for what is no LoRA, or OSError for a damaged file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no LoRA file at {path}")
-    if path.suffix != ".safetensors":
-        raise ValueError(
-            f"{path.name} is not a safetensors file; pickled weights (.pt, .bin, .ckpt) can run any code when "
-            "read: convert it to safetensors first"
-        )
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise OSError(f"{path.name} is damaged ({error}); fetch or train it again") from error
-    if not any(_is_a(key) for key in tensors):
-        raise ValueError(f"{path.name} is not a LoRA in the diffusers layout (no lora_A weights in it)")
-    adapter = json.loads(header.get("lora_adapter_metadata", "{}"))
+    header, tensors = _open(path)
+    _check_keys(tensors, path.name)
     weights = {_name(key): tensor.float() for key, tensor in tensors.items()}
+    _check_halves(weights, path.name)
+    _fold_alpha(weights, header, path.name)
+    rank = _pad(weights)
     return LoraFile(
         weights=weights,
-        rank=next(len(tensor) for name, tensor in weights.items() if _is_a(name)),
-        targets=tuple(adapter.get(f"{PREFIX}target_modules", ())) or _targets(weights),
-        base=json.loads(header.get("hyper.base", "{}")),
-        recipe=json.loads(header.get("hyper.recipe", "{}")),
-        sampler=json.loads(header.get("hyper.sampler", "{}")),
+        rank=rank,
+        targets=tuple(sorted(_pairs(weights))),
+        base=_json(header, "hyper.base", path.name),
+        recipe=_json(header, "hyper.recipe", path.name),
+        sampler=_json(header, "hyper.sampler", path.name),
     )
 
 
@@ -113,24 +128,132 @@ def with_alpha(file: LoraFile, alpha: float | None) -> dict[str, Tensor]:
     return {name: tensor if _is_a(name) else tensor * scale for name, tensor in file.weights.items()}
 
 
-def check_fits(file: LoraFile, net: nn.Module, name: str) -> None:
-    """Raises ValueError, with one line that says where they part, if the LoRA is of another base."""
-    mine = fingerprint(net)
+def check_fits(file: LoraFile, net: nn.Module, name: str, prediction: str | None = None) -> None:
+    """Raises ValueError, with one line that says where they part, if the LoRA is of another base.
+
+    Other weights of the same shape, such as a fine-tune, are fine, and noticed.
+    """
+    mine = fingerprint(net, prediction)
     for key, theirs in file.base.items():
-        if key in mine and list_or(mine[key]) != list_or(theirs):
+        if key != DIGEST and mine.get(key, theirs) != theirs:
             raise ValueError(
-                f"{name} was trained on another base: its {key} is {theirs}, this base has {mine[key]}; "
-                "give the base it was made for with --base"
+                f"{name} was trained on another base: its {key} is {theirs}, this base has {mine[key]}; {REMEDY}"
             )
     modules = dict(net.named_modules())
-    for weight in file.weights:
-        module = weight.rsplit(".lora_", 1)[0]
-        if module not in modules:
-            raise ValueError(f"{name} was trained on another base: it has weights for {module}, this base has none")
+    for layer, (a, b) in _pairs(file.weights).items():
+        made, here = _made_for(file.weights[a], file.weights[b], a), _shape(modules.get(layer))
+        if here is None:
+            raise ValueError(f"{name} was trained on another base: it has weights for {layer}, this base has none")
+        if made != here:
+            raise ValueError(
+                f"{name} was trained on another base: its {layer} is {made}, this base's is {here}; {REMEDY}"
+            )
+    if file.base.get(DIGEST, mine[DIGEST]) != mine[DIGEST]:
+        warnings.warn(
+            f"{name} was trained on other weights of the same shape; on this base quality may suffer", stacklevel=2
+        )
 
 
-def list_or(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _digest(net: nn.Module) -> str:
+    """Of the frozen weights as fp16: the same for a base kept in either precision, and with LoRAs on it."""
+    named = {name.replace(".base_layer", ""): p for name, p in net.named_parameters() if "lora_" not in name}
+    chosen = [p.detach().flatten()[:: max(1, p.numel() // DIGEST_VALUES)].half() for _, p in sorted(named.items())]
+    return hashlib.sha256(torch.cat(chosen).cpu().numpy().tobytes()).hexdigest()[:12]
+
+
+def _made_for(a: Tensor, b: Tensor, name: str) -> list[int]:
+    """The shape of the weight that B A changes."""
+    return [a.shape[1], len(b)] if "lora_embedding_" in name else [len(b), *a.shape[1:]]
+
+
+def _shape(module: nn.Module | None) -> list[int] | None:
+    """Of a module's own weight, LoRA on it or not; None where there is none."""
+    weight = getattr(getattr(module, "base_layer", module), "weight", None)
+    return list(weight.shape) if isinstance(weight, Tensor) else None
+
+
+def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no LoRA file at {path}")
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"{path.name} is not a safetensors file; pickled weights (.pt, .bin, .ckpt) can run any code when "
+            "read: convert it to safetensors first"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise _damaged(path.name, error) from error
+
+
+def _damaged(name: str, why: object) -> OSError:
+    return OSError(f"{name} is damaged ({' '.join(str(why).split())}); fetch or train it again")
+
+
+def _json(header: Mapping[str, str], key: str, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(header.get(key, "{}"))
+    except ValueError as error:
+        raise _damaged(name, f"{key}: {error}") from error
+    if not isinstance(value, dict):
+        raise _damaged(name, f"{key} holds no keys")
+    return value
+
+
+def _check_keys(keys: Iterable[str], name: str) -> None:
+    if not any(_is_a(key) for key in keys):
+        raise ValueError(f"{name} is not a LoRA in the diffusers layout (no lora_A weights in it)")
+    for key in keys:
+        if key.startswith("text_encoder"):
+            raise ValueError(
+                f"{name} holds weights for the text encoder too; only LoRAs of the UNet alone are supported yet: "
+                "export it without them"
+            )
+        if not PART.fullmatch(_name(key)):
+            raise ValueError(f"{name} is not a plain LoRA: it holds {key}; DoRA, biases and the like are not supported")
+
+
+def _check_halves(weights: Mapping[str, Tensor], name: str) -> None:
+    """Each layer has an A and a B of one rank."""
+    pairs = _pairs(weights)
+    for weight in weights:
+        layer = _layer(weight)
+        a, b = (weights.get(half) for half in pairs.get(layer, (weight, "")))
+        if a is None or b is None or a.ndim < 2 or list(b.shape[1:]) != [len(a), *[1] * (a.ndim - 2)]:
+            raise ValueError(f"{name} is not a whole LoRA: its A and B of {layer} do not match; export it again")
+
+
+def _fold_alpha(weights: dict[str, Tensor], header: Mapping[str, str], name: str) -> None:
+    said = _json(header, "lora_adapter_metadata", name)
+    try:
+        adapter = Adapter(**{key.removeprefix(PREFIX): value for key, value in said.items() if key.startswith(PREFIX)})
+        for layer, (a, b) in _pairs(weights).items():
+            weights[b] = weights[b] * adapter.scale(layer, len(weights[a]))
+    except (ValidationError, re.error) as error:
+        raise _damaged(name, f"lora_adapter_metadata: {error}") from error
+
+
+def _pad(weights: dict[str, Tensor]) -> int:
+    """Brings every layer to the highest rank, which is returned: rows and columns of zeros change nothing."""
+    pairs = _pairs(weights).values()
+    rank = max(len(weights[a]) for a, _ in pairs)
+    for a, b in pairs:
+        if missing := rank - len(weights[a]):
+            weights[a] = torch.cat([weights[a], weights[a].new_zeros(missing, *weights[a].shape[1:])])
+            out, _, *kernel = weights[b].shape
+            weights[b] = torch.cat([weights[b], weights[b].new_zeros(out, missing, *kernel)], dim=1)
+    return rank
+
+
+def _pairs(weights: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """The names of A and B for each layer."""
+    halves = [name for name in weights if _is_a(name)]
+    return {_layer(a): (a, a.replace("lora_A", "lora_B").replace("embedding_A", "embedding_B")) for a in halves}
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".lora_")[0]
 
 
 def _key(name: str) -> str:
@@ -145,7 +268,3 @@ def _name(key: str) -> str:
 
 def _is_a(name: str) -> bool:
     return "lora_A" in name or "lora_embedding_A" in name
-
-
-def _targets(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
-    return tuple(sorted({name.rsplit(".lora_", 1)[0] for name in weights}))

@@ -85,9 +85,14 @@ class Roles:
 
     @torch.no_grad()
     def load(self, role: str, state: Mapping[str, Tensor]) -> None:
+        """Raises ValueError, naming the first weight that does not fit."""
         parameters = self.parameters(role)
         if missing := sorted(parameters.keys() ^ state.keys()):
             raise ValueError(f"these weights do not fit the role {role!r}: {missing[0]} is on one side only")
+        for name, parameter in parameters.items():
+            if state[name].shape != parameter.shape:
+                theirs, mine = list(state[name].shape), list(parameter.shape)
+                raise ValueError(f"these weights do not fit the role {role!r}: {name} is {theirs}, not {mine}")
         for name, parameter in parameters.items():
             parameter.copy_(state[name])
 

@@ -9,14 +9,18 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import hypersd
 from hypersd.cli import app
-from hypersd.draw import png
+from hypersd.draw import compare, png
+from hypersd.draw.compare import Way
 from tests.loras import write_lora
 
 ROOT = Path(hypersd.__file__).resolve().parent.parent
@@ -134,6 +138,31 @@ def test_compare_writes_a_sheet(tiny_folder: Path, tiny_base) -> None:
         assert sheet.height < turned.height
 
 
+def test_compare_guides_the_original_as_its_lora_was_distilled(tiny_folder: Path, tiny_base, monkeypatch) -> None:
+    lora = write_lora(tiny_base, Path("x.safetensors").absolute())
+    with safe_open(lora, "pt") as file:
+        header = file.metadata()
+    save_file(load_file(lora), lora, {**header, "hyper.recipe": json.dumps({"teacher": {"guidance": [2.0, 4.0]}})})
+    drawn: list[Way] = []
+    original = compare.draw_ways
+
+    def draw_ways(base: str, ways: list[Way], *rest: Any, **more: Any) -> Any:
+        drawn[:] = ways
+        return original(base, ways, *rest, **more)
+
+    monkeypatch.setattr(compare, "draw_ways", draw_ways)
+    command = ["compare", "a fox", "--base", tiny_folder, "--steps", 1, "--reference", 2, "--out", "x.png"]
+    for methods, asked, guidance in (
+        (["none", f"{lora}/tcd"], [], 3.0),
+        (["none", lora], ["--guidance", 2], 2.0),
+        (["original"], [], 5.0),
+    ):
+        run(*command, *asked, *(word for name in methods for word in ("--method", name)))
+        assert {way.settings.guidance_scale for way in drawn if way.lora is None} == {guidance}
+        assert [way.group for way in drawn[:2]] == ["original", "original, fewer steps"]
+        assert len(drawn) == 1 + len(methods)
+
+
 def test_compare_reads_prompts_from_a_file(tiny_folder: Path) -> None:
     Path("prompts.txt").write_text("a fox\n\n  a rocket  \n")
     command = ["compare", "--prompts-file", "prompts.txt", "--base", tiny_folder, "--steps", 1]
@@ -158,6 +187,22 @@ def test_the_demo_writes_a_sheet_and_its_numbers(tiny_folder: Path, tiny_base) -
     ]
     assert all(way["seconds_per_image"] >= 0 for way in record["ways"])
     assert pixels("outputs/demo.png") != pixels("strip.png")
+
+
+def test_the_demo_does_without_what_the_judge_needs(tiny_folder: Path, tiny_base, monkeypatch) -> None:
+    from hypersd.judges.networks import imagenet
+
+    lora = write_lora(tiny_base, Path("x.safetensors").absolute())
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    imagenet.backbone.cache_clear()
+    command = ["demo", "--base", str(tiny_folder), "--lora", str(lora), "--prompt", "a fox"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    (notice,) = (line for line in result.stderr.splitlines() if line.startswith("notice: "))
+    assert "no match scores" in notice
+    assert "pip install 'hyper-sd[eval]'" in notice
+    record = json.loads(Path("outputs/demo.json").read_text())
+    assert not any("match" in way for way in record["ways"])
 
 
 def test_train_runs_a_recipe_and_goes_on(tmp_path: Path) -> None:

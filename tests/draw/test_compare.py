@@ -56,8 +56,10 @@ def test_the_match_is_1_for_the_reference_and_0_for_other_things(tiny_folder, ti
     right = torch.stack([torch.full((3, 4, 4), len(prompt) / 100) for prompt in prompts])
     reference = demo.Drawn(Way("original", Settings(steps=25, guidance_scale=5.0)), right, 0.1)
     others = [judge(right, prompts[i:] + prompts[:i]) for i in range(1, len(prompts))]
-    records = demo.metrics([reference], prompts, judge)
+    calls = []
+    records = demo.metrics([reference], prompts, lambda *given: calls.append(given) or judge(*given))
     assert records[0]["match"] == 1.0
+    assert len(calls) == 1 + len(prompts)  # its own prompts once, then each prompt for all
     own, wrong = demo.match(judge, reference, prompts, demo.PROMPTS)
     assert torch.allclose(own, torch.zeros(8), atol=1e-6)
     assert torch.allclose(wrong, torch.stack(others).mean(0), atol=1e-6)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hypersd import bases
+from hypersd.diffusion import samplers
 from hypersd.draw.pipeline import BASE_GUIDANCE, Drawer, Settings, check_steps, settings_for
 from hypersd.lora import files
 from tests.loras import write_lora
@@ -35,6 +36,19 @@ def test_guidance_0_is_off_with_a_notice(tiny_base) -> None:
     with pytest.warns(UserWarning, match="guidance_scale 0 means off"):
         zero = drawer.draw(["a fox"], [0], Settings(steps=2, guidance_scale=0))
     assert torch.equal(zero, drawer.draw(["a fox"], [0], Settings(steps=2, guidance_scale=1)))
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_a_scale_that_is_no_number_is_refused(tiny_base, tmp_path, scale: float) -> None:
+    with pytest.raises(ValueError, match="scale must be a number"):
+        Drawer(tiny_base, write_lora(tiny_base, tmp_path / "x.safetensors"), scale)
+
+
+def test_a_ready_sampler_takes_the_place_of_the_named_one(tiny_base) -> None:
+    drawer, named = Drawer(tiny_base), Settings(steps=2, sampler="tcd", sampler_settings={"eta": 0.9})
+    ready = drawer.draw(PROMPTS, SEEDS, Settings(steps=2), sampler=samplers.load("tcd", eta=0.9))
+    assert torch.equal(ready, drawer.draw(PROMPTS, SEEDS, named))
+    assert not torch.equal(ready, drawer.draw(PROMPTS, SEEDS, Settings(steps=2)))
 
 
 def test_negative_guidance_is_refused() -> None:

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from emoji import sheets
-from emoji.dataset import draw_weights, is_blank, load_pictures, on_white, tone_words
+from emoji.dataset import check_split, draw_weights, is_blank, load_pictures, on_white, tone_words
 from emoji.sources import STYLES, SvgSet, WebpSet, plain, slugify, unswap
-from emoji.split import HALVES, TONE_CODES, code, composable, make_split, part_of, read_split
+from emoji.split import HALVES, TONE_CODES, code, composable, make_split, part_of, read_split, write_split
 
 SVG = '<circle cx="8" cy="8" r="6" fill="#e02020"/>'
 
@@ -146,3 +146,13 @@ def test_the_tracked_split_is_disjoint_and_leaves_half():
         assert style in STYLES
         counts[concept, style] = counts.get((concept, style), 0) + 1
     assert max(counts.values()) <= 9  # of 18: three genders, six tones
+
+
+def test_the_tracked_split_is_never_replaced_unasked(tmp_path):
+    tracked, split = tmp_path / "split.json", make_split(people())
+    write_split(split, tracked)
+    check_split(make_split(people()), tracked)
+    before = tracked.read_bytes()
+    with pytest.raises(ValueError, match=r"another split than .*split\.json.*write_split"):
+        check_split(make_split(people(11)), tracked)
+    assert tracked.read_bytes() == before

@@ -89,6 +89,7 @@ def test_training_goes_on_from_a_pipeline(first, tmp_path):
         assert (second / part).read_bytes() == (first / part).read_bytes()
     moved = max((unet_of(second)[name] - tensor).abs().max() for name, tensor in unet_of(first).items())
     assert 0 < moved < 0.1
+    assert str(first) not in "".join(path.read_text() for path in second.rglob("*.json"))
     made = json.loads((second / base.FACTS).read_text())["training"]
     assert made["autoencoder"]["updates"] == 2
     assert made["unet and text encoder"]["updates"] == 1
@@ -112,3 +113,30 @@ def test_the_latents_of_a_pipelines_own_autoencoder_are_learnt_from(first, tmp_p
 def test_a_missing_start_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="no pipeline at"):
         base.new_nets(tiny(tmp_path, start=tmp_path / "nowhere"))
+
+
+def folder_with(path: Path, word: str) -> Path:
+    path.mkdir()
+    (path / "which").write_text(word)
+    return path
+
+
+def test_an_export_that_is_killed_leaves_the_old_folder_or_the_new(tmp_path, monkeypatch):
+    to, part = folder_with(tmp_path / "base", "old"), folder_with(tmp_path / "base.part", "new")
+    rename, renamed = Path.rename, []
+
+    def killed(self: Path, target: Path) -> Path:
+        renamed.append((self.name, target.name))
+        if len(renamed) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export.swap_in(part, to)
+    assert renamed == [("base", "base.old"), ("base.part", "base")]
+    assert (tmp_path / "base.old" / "which").read_text() == "old"
+    assert (part / "which").read_text() == "new"
+    export.swap_in(part, to)
+    assert (to / "which").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]

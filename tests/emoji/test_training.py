@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,8 @@ from torch import nn
 from emoji import autoencoder, base, evaluation, judges, tokenizer
 from emoji.config import Config, read_config
 from emoji.training import Run, cosine
+from hypersd.judges.emoji import Judge
+from hypersd.judges.networks import imagenet
 
 
 def test_components_are_scaled_and_invertible():
@@ -127,6 +130,27 @@ def test_other_true_pairs_are_not_pushed_apart():
     scale = torch.tensor(4.0)
     assert float(judges.contrast(same, same, true, scale)) < 1e-3
     assert float(judges.contrast(same, same, torch.eye(4, dtype=torch.bool), scale)) > 0.3
+
+
+@pytest.mark.parametrize("where", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_both_judges_learn_on_their_own_device_from_pictures_on_the_cpu(where):
+    facts = {"concept": "cook", "gender": "man", "tone": "dark", "words": "flat style", "name": "man cook", "group": 1}
+    records = [{**facts, "style": style} for style in ("3d", "flat", "noto", "high", "mono", "open", "blob", "twemoji")]
+    rng = np.random.default_rng(0)
+    rgba = rng.integers(0, 256, (8, 64, 64, 4), dtype=np.uint8)
+    draws = judges.Draws(records, read_config(autoencoder.Path(base.__file__).with_name("cpu.yaml")))
+    bank = {name: torch.randn(8, 3, imagenet.STAGE_WIDTH) for name in ("views", "spoilt")}
+    a, b = (Judge(name, 1800).to(where) for name in ("a", "b"))
+    for judge, loss in ((a, judges.loss_a(a, rgba, draws, 8)), (b, judges.loss_b(b, bank, draws, 8))):
+        terms = loss(0)
+        terms["loss"].backward()
+        assert terms["quality"] > 0.5  # nothing is known yet: about 4 log 2 of softplus
+        for weight in (
+            judge.eyes.out.weight,
+            judge.eyes.quality[0].weight if judge is a else judge.eyes.quality.weight,
+        ):
+            assert weight.grad.device.type == where
+            assert weight.grad.abs().sum() > 0
 
 
 def test_half_of_the_distractors_differ_in_one_attribute():

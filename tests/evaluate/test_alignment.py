@@ -4,6 +4,8 @@ from torch.nn import functional as F
 
 from hypersd.evaluate import alignment, captions
 from hypersd.evaluate.captions import Caption
+from hypersd.evaluate.measures import Ruler
+from hypersd.evaluate.real import Real
 
 
 def unit(n: int, d: int, seed: int) -> torch.Tensor:
@@ -38,3 +40,25 @@ def test_exchanged_captions_are_retrieved_by_chance(pictures):
 def test_a_tie_is_not_a_hit():
     images, texts = torch.ones(2, 4), torch.ones(3, 4)
     assert alignment.recall_at_1(images, texts, torch.tensor([[0, 1, 2], [1, 0, 2]])) == 0
+
+
+def as_set(judged: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"judged": judged, "features": unit(600, 8, 3), "quality": torch.zeros(600), "seconds": torch.zeros(600)}
+
+
+def test_the_chance_of_a_set_is_what_its_own_pictures_get_under_exchanged_captions(pictures):
+    """The scale's 0 is of the teacher's pictures: a set that every caption likes more stands higher by chance."""
+    images, texts, own = pictures
+    sought = captions.retrieval([Caption(str(i)) for i in range(120)])
+    ruler = Ruler(as_set(images), Real(unit(600, 8, 4), unit(600, 8, 5)), texts, sought.candidates, own)
+    of_teacher = ruler.measure(as_set(images))
+    assert of_teacher["alignment"] == pytest.approx(1, abs=1e-9)
+    assert of_teacher["chance"] == pytest.approx(0, abs=1e-9)
+    shift = 0.3 * F.normalize(texts.mean(0), dim=0)
+    shifted = ruler.measure(as_set(images + shift))
+    more = texts.double() @ shift.double()  # for each caption: what the shift adds to every picture's score
+    by_hand = float((more.sum() - more[own]).mean() / 119) / (ruler.scale.teacher - ruler.scale.shuffled)
+    assert by_hand > 0.02
+    assert shifted["chance"] == pytest.approx(by_hand, rel=1e-5)
+    gained = float(more[own].mean()) / (ruler.scale.teacher - ruler.scale.shuffled)
+    assert shifted["alignment"] == pytest.approx(1 + gained, rel=1e-5)

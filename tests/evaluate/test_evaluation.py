@@ -14,6 +14,7 @@ from hypersd.evaluate.eyes import Eyes
 from hypersd.evaluate.sets import Studio, draw
 from hypersd.lora import files
 from hypersd.lora.roles import Roles
+from tests.loras import write_lora
 
 TARGETS = ("to_q", "to_v", "conv1")
 PROMPTS = [f"a red {thing}" for thing in ("cat", "dog", "hat", "car")]
@@ -173,3 +174,113 @@ def test_a_whole_evaluation(tiny_folder, lora, watchers, folder, tmp_path, monke
     again = run(**given)
     assert [row.values["fd_teacher"] for row in again.rows] == [row.values["fd_teacher"] for row in found.rows]
     assert again.about["wall_seconds"] < found.about["wall_seconds"]
+    assert again.about["drawing_seconds"] == found.about["drawing_seconds"] > 0
+    assert found.about["drawing_seconds"] <= found.about["wall_seconds"]
+    measured = {"alignment", "chance"}
+    assert all(measured & row.values.keys() in (set(), measured) for row in found.rows)
+
+
+class SeenError(Exception):
+    """Raised by a stand-in that has seen what it was asked for."""
+
+
+def test_those_who_watch_are_on_the_bases_device(folder, tmp_path, monkeypatch):
+    from hypersd.bases.toy import Toy
+    from hypersd.evaluate import evaluation
+
+    elsewhere, asked = Toy(), []
+    elsewhere.device = torch.device("cuda:7")
+
+    def look(cache, device="cpu", optional=True):
+        asked.append((device, optional))
+        raise SeenError
+
+    monkeypatch.setattr(evaluation.bases, "load", lambda name: elsewhere)
+    monkeypatch.setattr(evaluation.eyes, "load", look)
+    with pytest.raises(SeenError):
+        run(base="toy", pictures=8, folder=folder, cache=tmp_path, optional=False)
+    assert asked == [(torch.device("cuda:7"), False)]
+
+
+@pytest.mark.gpu
+def test_an_evaluation_on_a_gpu(tiny_folder, lora, tmp_path, monkeypatch):
+    """With the real judge, on whatever device the base takes; what is kept of a set lies on the CPU."""
+    from hypersd.evaluate import paths
+
+    monkeypatch.setattr(protocol, "TEACHER_STEPS", 3)
+    monkeypatch.setattr(paths, "SUBSTEPS", 8)
+    given = {"base": str(tiny_folder), "lora": lora, "pictures": 8, "seeds": 1, "steps": (2,), "cache": tmp_path}
+    found = run(**given, path_pictures=2)
+    assert found.about["machine"] == torch.cuda.get_device_name()
+    assert all(torch.isfinite(torch.tensor(stat.values)).all() for row in found.rows for stat in row.values.values())
+    again = run(**given, path_pictures=2)
+    assert [row.values["fd_teacher"] for row in again.rows] == [row.values["fd_teacher"] for row in found.rows]
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(0.0, 1.0), (2.0, 2.0), (None, 5.0)])
+@pytest.mark.filterwarnings("ignore:guidance_scale 0 means off")
+def test_guidance_0_is_off_and_not_the_loras(asked, taken, watchers, folder, tmp_path, monkeypatch):
+    from hypersd.evaluate import evaluation
+
+    jobs = []
+
+    def measure(job, real):
+        jobs.append(job)
+        raise SeenError
+
+    monkeypatch.setattr(evaluation.rows, "measure", measure)
+    with pytest.raises(SeenError):
+        run(base="toy", guidance=asked, watchers=watchers, folder=folder, cache=tmp_path, pictures=8)
+    assert jobs[0].guidance == taken
+
+
+@pytest.mark.parametrize("guidance", [-1.0, float("nan"), float("inf")])
+def test_a_guidance_that_is_none_is_refused(guidance, folder, tmp_path):
+    with pytest.raises(ValueError, match="guidance_scale must be 0"):
+        run(base="toy", guidance=guidance, folder=folder, cache=tmp_path, pictures=8)
+
+
+def test_where_nothing_can_be_written_nothing_is_drawn(tmp_path):
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(ValueError, match=r"is a folder; name a \.json file"):
+        run(base="toy", out=tmp_path)
+    with pytest.raises(OSError, match=r"could not write .*found\.json: .*; nothing was drawn"):
+        run(base="toy", out=tmp_path / "taken" / "found.json")
+
+
+def test_a_student_draws_with_the_settings_of_its_header(tiny_base, tmp_path):
+    header = {"name": "tcd", "eta": 0.2, "guidance_scale": 2.0}
+    found = files.read(write_lora(tiny_base, tmp_path / "x.safetensors", sampler=header))
+    by = {plan.settings.sampler: plan for plan in protocol.students([2], found)}
+    assert by["tcd"].settings.sampler_settings == {"eta": 0.2}
+    assert by["tcd"].label == "LoRA, 2 steps, tcd eta 0.2"
+    assert by["ddim"].settings.sampler_settings == {}
+    assert {plan.settings.guidance_scale for plan in by.values()} == {1.0}
+    assert protocol.students([2]) == [protocol.plan(2, sampler, lora=True) for sampler in ("ddim", "tcd")]
+
+
+def test_the_students_of_an_evaluation_are_those_of_the_header(tiny_base, tmp_path, watchers, monkeypatch):
+    from hypersd.evaluate import rows
+
+    lora = write_lora(tiny_base, tmp_path / "x.safetensors", sampler={"name": "tcd", "eta": 0.2})
+    drawn = []
+
+    def row(job, ruler, role, plan):
+        drawn.append((role, plan.settings.sampler, plan.settings.sampler_settings))
+        return report.Row(
+            role, plan.settings.steps, 1, plan.settings.sampler, 1.0, {"recall_at_1": report.Stat((1.0,))}
+        )
+
+    def seen(*given):
+        raise SeenError
+
+    monkeypatch.setattr(rows, "row", row)
+    monkeypatch.setattr(rows, "undistilled", lambda job, ruler: ([], {}))
+    monkeypatch.setattr(rows, "path_errors", seen)
+    monkeypatch.setattr(protocol, "TEACHER_STEPS", 1)
+    own = torch.tensor([0, 0, 1, 1])
+    room, meter = studio(tiny_base, lora, 1.0, watchers, tmp_path), rows.Meter(lambda label, share: None, 1)
+    job = rows.Job(room, "develop", [rows.Caption(text) for text in PROMPTS], own, 1, (2,), 1.0, 0, meter)
+    with pytest.raises(SeenError):
+        rows.measure(job, rows.Real(torch.zeros(4, 32), torch.zeros(4, 32)))
+    assert drawn[1:] == [("distilled", "ddim", {}), ("distilled", "tcd", {"eta": 0.2})]

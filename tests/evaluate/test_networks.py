@@ -5,6 +5,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from transformers import ResNetConfig, ResNetModel
+from transformers.models.resnet.modeling_resnet import ResNetConvLayer, ResNetShortCut
 
 from hypersd.evaluate import eyes, fetch, resnet, vgg
 from hypersd.judges import emoji
@@ -22,6 +25,60 @@ def test_lpips_of_a_picture_to_itself_is_nothing_and_it_is_symmetric():
         assert net(a, b).min() > 0
 
 
+def test_lpips_is_what_its_paper_says_on_a_vgg16_built_apart():
+    """Layers in torchvision's order, features after the last activation before each pooling and at the end."""
+    torch.manual_seed(0)
+    net, images = vgg.Lpips().eval(), torch.rand(2, 3, 32, 32)
+    for head in net.heads:
+        head.data.uniform_()
+    plan = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
+    given, layers = [conv for block in net.blocks for conv in block], []
+    for width in plan:
+        new = [nn.MaxPool2d(2, 2)] if width == "M" else [nn.Conv2d(given[0].in_channels, width, 3, 1, 1), nn.ReLU()]
+        if width != "M":
+            new[0].load_state_dict(given.pop(0).state_dict())
+        layers += new
+    shift, scale = np.array([-0.030, -0.088, -0.188]), np.array([0.458, 0.448, 0.450])
+    x = torch.from_numpy(((images.numpy() * 2 - 1) - shift[:, None, None]) / scale[:, None, None]).float()
+    total = torch.zeros(())
+    with torch.no_grad():
+        for index, layer in enumerate(layers):
+            x = layer(x)
+            if index in (3, 8, 15, 22, 29):
+                a, b = (y / (y.square().sum(0, keepdim=True).sqrt() + 1e-10) for y in x)
+                head = net.heads[(3, 8, 15, 22, 29).index(index)]
+                total = total + torch.einsum("chw,c->hw", (a - b) ** 2, head).mean()
+        torch.testing.assert_close(net(images[:1], images[1:]), total[None], rtol=1e-4, atol=1e-6)
+    assert total > 0
+
+
+def test_resnet_is_the_one_of_transformers():
+    """With the stride in the first 1×1 convolution, as Keras has it; biases moved into the norms' means."""
+    torch.manual_seed(0)
+    net = resnet.ResNet50().eval()
+    other = ResNetModel(ResNetConfig(downsample_in_bottleneck=True)).eval()
+    units = [module for module in other.modules() if isinstance(module, ResNetConvLayer | ResNetShortCut)]
+    mine = [net.stem]
+    for block in net.blocks.values():  # transformers' order: the shortcut first
+        first = [] if isinstance(block.branch1, nn.Identity) else [block.branch1]
+        mine += [*first, block.branch2a, block.branch2b, block.branch2c]
+    for theirs, (convolution, norm) in zip(units, mine, strict=True):
+        norm.running_mean.normal_(std=0.1)
+        norm.running_var.uniform_(0.5, 1.5)
+        theirs.convolution.weight.data = convolution.weight.data
+        theirs.normalization.load_state_dict(norm.state_dict())
+        theirs.normalization.running_mean -= convolution.bias.data
+        theirs.normalization.eps = 1e-3
+    pictures = torch.rand(2, 3, resnet.SIZE, resnet.SIZE)
+    mean = torch.tensor([103.939, 116.779, 123.68])
+    blue_green_red = torch.stack([pictures[:, i] * 255 - m for i, m in zip((2, 1, 0), mean, strict=True)], 1)
+    with torch.no_grad():
+        expected = other(blue_green_red).pooler_output.flatten(1)
+        found = net(pictures)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert expected.std() > 0
+
+
 def test_every_name_of_keras_finds_its_place():
     names = set(resnet.ResNet50().state_dict())
     for layer, kind in [
@@ -34,12 +91,6 @@ def test_every_name_of_keras_finds_its_place():
     ]:
         assert fetch.keras_name(layer, kind) in names
     assert fetch.keras_name("bn2a_branch1", "moving_mean") == "blocks.2a.branch1.1.running_mean"
-
-
-def test_resnet_has_2048_features():
-    net = resnet.ResNet50().eval()
-    with torch.no_grad():
-        assert net(torch.rand(2, 3, 64, 64)).shape == (2, 2048)
 
 
 class Harmful:

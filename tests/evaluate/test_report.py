@@ -29,7 +29,12 @@ def found():
     ends = {"floor of fd_teacher": 0.4, "R@1 of real pictures": 0.8}
     paths = {"LoRA": {"k=1": Stat((0.5, 0.7)), "k=1 segment 0": Stat((0.5, 0.7))}}
     about = {"command": "hypersd evaluate", "pictures": 200, "seeds": 3, "quick": True, "split": "develop"}
-    about |= {"sha256": {"base": "abcdef0123456789"}, "wall_seconds": 12.5, "date": "2026-01-01"}
+    about |= {
+        "sha256": {"base": "abcdef0123456789"},
+        "drawing_seconds": 750.0,
+        "wall_seconds": 12.5,
+        "date": "2026-01-01",
+    }
     choice = {"4 steps": {"base, 4 steps, ddim": 5.0, "base, 4 steps, unipc": 4.0}}
     return Report(rows(), tuple(yardsticks(rows(), ends)), ends, paths, choice, about)
 
@@ -63,6 +68,7 @@ def test_the_page_keeps_what_people_wrote_around_the_tables(found, tmp_path):
     assert once.endswith("After.\n")
     assert "### emoji" in once
     assert "A quick look" in once
+    assert "; 12.5 min of drawing; " in once
     assert "| LoRA | 0.600 ± 0.141 |" in once
     assert "| 4 steps | base, 4 steps, unipc |" in once
 

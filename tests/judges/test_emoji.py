@@ -92,7 +92,7 @@ def test_pictures_of_any_size_are_judged(judge):
 
 
 def test_an_unknown_judge_is_refused():
-    with pytest.raises(ValueError, match="no judge 'c'"):
+    with pytest.raises(ValueError, match="no judge 'c'; there are a, b"):
         load_judge("c")
 
 

@@ -32,8 +32,20 @@ def names() -> list[str]:
 
 def load(name: str, settings: Mapping[str, Any]) -> Loss:
     """The loss called `name`, or one of a third party by its dotted path. Raises ValueError in one line."""
-    if "." not in name and name not in names():
+    module = _import(name)
+    return module.Loss(check(module.Settings, settings, f"losses.{name}"))
+
+
+def _import(name: str) -> Any:
+    if name in names():
+        return import_module(f"{__name__}.{name}")
+    if "." not in name or not all(part.isidentifier() for part in name.split(".")):
         near = get_close_matches(name, names(), n=1) or names()
         raise ValueError(f"unknown loss {name!r}: did you mean {near[0]!r}?")
-    module = import_module(name if "." in name else f"{__name__}.{name}")
-    return module.Loss(check(module.Settings, settings, f"losses.{name}"))
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"the loss {name!r} is not to be found ({error}); install it, or mend its name") from error
+    if not hasattr(module, "Loss") or not hasattr(module, "Settings"):
+        raise ValueError(f"the module {name!r} is no loss: it needs a class Loss and its Settings")
+    return module

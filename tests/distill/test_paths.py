@@ -1,0 +1,97 @@
+"""Paths of the teacher: what is read from them is what the teacher would compute."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hypersd import bases
+from hypersd.diffusion.segments import Segments
+from hypersd.distill import losses, paths
+from hypersd.distill.data import Captioned, read_latents
+from hypersd.distill.randomness import generators
+from hypersd.distill.step import Nets, draw_batch, tscd
+from hypersd.lora.roles import Roles
+from hypersd.recipe import Draw, Teacher
+
+TEACHER = Teacher(guidance=(1.0, 1.0), substeps=5)
+VISITED = [[999], [999, 499], [999, 749, 499, 249], [999, 874, 749, 624, 499, 374, 249, 124]]
+
+
+@pytest.fixture
+def toy():
+    return bases.load("toy", "cpu", std=0.5)
+
+
+@pytest.fixture
+def kept(toy, tmp_path) -> Captioned:
+    return paths.load(toy, paths.Settings(pool=32, batch=12), TEACHER, 8, tmp_path)
+
+
+def draw(toy, kept, size=48, k=1, **settings):
+    rngs = generators(0, 0, 0, range(size))
+    x0, cond = kept.draw(rngs)
+    how = Draw(points=8, end="visited", visited_share=1.0, **settings)
+    return draw_batch(toy, x0, cond, rngs, Segments(k, 8), how, VISITED, (1.0, 1.0))
+
+
+def test_a_path_is_the_teachers_walk_of_many_small_steps(toy, kept):
+    """Five substeps on 8 points are the 40-point DDIM walk, whose gain on N(0, .5²) is known (.4714)."""
+    ends = kept.latents[:, 0].float() / kept.latents[:, -1].float()
+    torch.testing.assert_close(ends, torch.full_like(ends, 0.4714), rtol=2e-3, atol=1e-3)
+
+
+def test_the_teachers_step_is_read_from_the_path(toy, kept):
+    """Computing it from the same point gives the same, up to the fp16 of the file."""
+    roles = Roles(toy.unet)
+    roles.add("student", 1, toy.lora_targets)
+    nets, batch = Nets(toy, roles, substeps=5), draw(toy, kept, k=8)
+    read = nets.teacher_step(batch)
+    computed = nets.teacher_step(type(batch)(**{**vars(batch), "path": None}))
+    torch.testing.assert_close(read, computed, rtol=1e-2, atol=5e-3)
+    assert torch.equal(tscd(batch, nets).target, read)  # of 8 segments on 8 points, each is one step long
+
+
+def test_regression_is_the_distance_to_the_paths_end(toy, kept):
+    """An untrained student is the teacher's chord: for a segment's whole length its miss is known."""
+    roles = Roles(toy.unet)
+    roles.add("student", 1, toy.lora_targets)
+    batch = draw(toy, kept)
+    loss = losses.load("regression", {"distance": "mse"}).student(batch, Nets(toy, roles))
+    eps = toy.data.eps(batch.x_t, batch.t)
+    alpha, sigma = toy.schedule.at(batch.t, 4)
+    chord = toy.schedule.add_noise((batch.x_t - sigma * eps) / alpha, eps, batch.end)
+    assert loss.item() == pytest.approx(float((chord - batch.on_path(batch.end)).square().mean()), rel=1e-3)
+    assert loss > 1e-3
+    assert {(999, -1), (999, 499), (999, 749), (999, 874)} <= set(
+        zip(batch.t.tolist(), batch.end.tolist(), strict=True)
+    )
+
+
+def test_paths_do_not_depend_on_the_batch_they_were_walked_in(toy, kept, tmp_path):
+    again = paths.load(toy, paths.Settings(pool=32, batch=32), TEACHER, 8, tmp_path / "other")
+    torch.testing.assert_close(again.latents, kept.latents, rtol=1e-3, atol=1e-3)
+
+
+def test_paths_are_walked_once(toy, kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "walk", None)
+    assert torch.equal(paths.load(toy, paths.Settings(pool=32), TEACHER, 8, tmp_path).latents, kept.latents)
+    (file,) = tmp_path.glob("paths-*.safetensors")
+    assert len(read_latents(file)[1]) == 32
+
+
+def test_a_timestep_between_two_points_is_refused(toy, kept):
+    batch = draw(toy, kept)
+    with pytest.raises(ValueError, match=r"paths of 8 points do not pass timestep 759: set draw.end"):
+        batch.on_path(torch.full_like(batch.t, 759))
+
+
+def test_regression_without_paths_says_what_to_set(toy):
+    roles = Roles(toy.unet)
+    roles.add("student", 1, toy.lora_targets)
+    x0 = torch.zeros(4, 1, 8, 8)
+    batch = draw_batch(
+        toy, x0, toy.encode([""] * 4), generators(0, 0, 0, range(4)), Segments(1), Draw(), [], (1.0, 1.0)
+    )
+    with pytest.raises(ValueError, match=r"set data=\{kind: paths\}"):
+        losses.load("regression", {}).student(batch, Nets(toy, roles))
