@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from hypersd.cli import app
 from hypersd.cli.errors import FAILURE, MISTAKE
+from hypersd.lora import files
 from tests.loras import write_lora
 
 TOY = {"name": "toy", "base": "toy", "data": {"kind": "gaussian"}, "lora": {"rank": 1}}
@@ -103,6 +104,18 @@ def test_segments_that_do_not_divide_the_grid(recipe: Path) -> None:
         ("losses={nothing: {}}", ["nothing"]),
         ("base=nowhere", ["no base called 'nowhere'"]),
         ("name=[", ["not YAML"]),
+        ("base_settings={foo: 1}", ["base_settings={'foo': 1}", "do not suit toy"]),
+        ("losses={no.such: {}}", ["no.such"]),
+        ("losses={}", ["no losses"]),
+        ("sampler={nmae: ddim}", ["nmae"]),
+        ("sampler={name: foo}", ["unknown sampler 'foo'"]),
+        ("sampler={guidance_scale: -1}", ["'sampler.guidance_scale'"]),
+        ("draw.samplers=[foo]", ["unknown sampler 'foo'"]),
+        ("draw.steps=[9]", ["'draw.steps.0'", "less than or equal to 8"]),
+        ("teacher.guidance=[-3, -3]", ["'teacher.guidance'", "0 (off) or more"]),
+        ("teacher.guidance=[7, 3]", ["'teacher.guidance'", "the smaller first"]),
+        ("stages.0.override={batch: 4}", ["stage 1 cannot override 'batch'", "only draw, teacher"]),
+        ("stages.0.override={lora.rank: 4}", ["stage 1 cannot override 'lora.rank'"]),
     ],
 )
 def test_wrong_settings(recipe: Path, change: str, words: list[str]) -> None:
@@ -255,6 +268,46 @@ def test_a_lora_for_another_base(base: Path, tiny_base, tmp_path: Path) -> None:
     refused(["sample", "a fox", "--base", base, "--lora", other], MISTAKE, *words)
 
 
+def test_a_lora_of_other_widths_that_names_no_base(base: Path, lora: Path) -> None:
+    """As a third party's: nothing in its header, the same modules, other sizes."""
+    tensors = {
+        name: torch.zeros(*t.shape[:-1], 8) if "to_q.lora_A" in name else t for name, t in load_file(lora).items()
+    }
+    save_file(tensors, lora, {"format": "pt"})
+    words = ["good.safetensors was trained on another base", "attn1.to_q is [4, 8]", "--base"]
+    refused(["sample", "a fox", "--base", base, "--lora", lora], MISTAKE, *words)
+
+
+def test_a_lora_that_wants_another_prediction(base: Path, tiny_base, tmp_path: Path) -> None:
+    shape = files.fingerprint(tiny_base.unet, "v_prediction")
+    other = write_lora(tiny_base, tmp_path / "other.safetensors", shape=shape)
+    words = ["trained on another base", "prediction is v_prediction"]
+    refused(["sample", "a fox", "--base", base, "--lora", other], MISTAKE, *words)
+
+
+def test_a_lora_of_a_fine_tune_is_drawn_with_a_notice(base: Path, tiny_base, tmp_path: Path) -> None:
+    shape = {**files.fingerprint(tiny_base.unet), "weights": "0" * 12}
+    other = write_lora(tiny_base, tmp_path / "other.safetensors", shape=shape)
+    result = CliRunner().invoke(
+        app, ["sample", "a fox", "--base", str(base), "--lora", str(other), "--steps", "1", "--out", "fox.png"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "notice: other.safetensors was trained on other weights of the same shape" in result.stderr
+
+
+def test_a_lora_that_also_changes_the_text_encoder(base: Path, lora: Path) -> None:
+    tensors = load_file(lora)
+    extra = {"text_encoder.layers.0.q_proj.lora_A.weight": torch.zeros(2, 8)}
+    save_file({**tensors, **extra}, lora, {"format": "pt"})
+    refused(["sample", "a fox", "--base", base, "--lora", lora], MISTAKE, "text encoder", "UNet alone")
+
+
+@pytest.mark.parametrize("key", ["lora_adapter_metadata", "hyper.base", "hyper.recipe", "hyper.sampler"])
+def test_a_lora_with_a_damaged_header(base: Path, lora: Path, key: str) -> None:
+    save_file(load_file(lora), lora, {"format": "pt", key: '{"a'})
+    refused(["sample", "a fox", "--base", base, "--lora", lora], FAILURE, "good.safetensors is damaged", key)
+
+
 def test_a_lora_on_the_toy(lora: Path) -> None:
     refused(["sample", "a fox", "--base", "toy", "--lora", lora], MISTAKE, "trained on another base")
 
@@ -341,6 +394,26 @@ def test_a_folder_that_is_a_file(base: Path) -> None:
 def test_a_full_disk_while_training(recipe: Path) -> None:
     Path("run").mkdir()
     refused(["train", recipe, "--out", "run"], FAILURE, "could not write run", "No space left on device")
+
+
+@pytest.mark.parametrize("nth", range(1, 7))
+def test_a_full_disk_at_each_write_of_a_run(recipe: Path, monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
+    """The log's tidying, the recipe, the log's lines, the stage's LoRA, the checkpoint, the LoRA: in some order."""
+    opened = []
+
+    def fills(path: Path, mode: str) -> Any:
+        opened.append(path)
+        return FullFile(path, mode) if len(opened) >= nth else path.open(mode)
+
+    monkeypatch.setattr("hypersd.atomic.open", fills, raising=False)
+    result = CliRunner().invoke(app, ["train", str(recipe), "--out", "run"])
+    assert result.exit_code == FAILURE, result.output
+    said = result.stderr.splitlines()[-1]
+    assert said.startswith("error: could not write run")
+    assert "No space left on device" in said
+    monkeypatch.undo()
+    assert not list(Path("run").rglob("*.tmp"))
+    assert not Path("run/lora.safetensors").exists()
 
 
 def test_a_run_is_not_overwritten(recipe: Path) -> None:

@@ -1,6 +1,6 @@
-"""Trains in child processes that SIGKILL themselves at chosen moments, each child going on from the last.
+"""Trains in child processes that are SIGKILLed at chosen moments, each child going on from the last.
 
-    python -m tests.distill.killer OUT '["iteration", 7]' '["before rename", 1]' ...
+    python -m tests.distill.killer OUT '["iteration", 7]' '["in write", 2]' '["seconds", 0.3]' ...
 
 Forks, so that what is slow to import is imported once.
 """
@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -69,27 +70,63 @@ def kill_at_rename(nth: int, after: bool) -> None:
     atomic.os.replace = replace
 
 
-def child(out: Path, moment: tuple[str, int] | None) -> None:
+class HalfWritten:
+    """A file whose writer dies when half of the bytes are on their way."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self.file = path.open(mode)
+
+    def __enter__(self) -> HalfWritten:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data[: len(data) // 2])
+        self.file.flush()
+        die()
+
+
+def kill_in_write(nth: int) -> None:
+    """Dies in the middle of the n-th file that is to appear whole; the log, which may tear, is not counted."""
+    calls = []
+
+    def opened(path: Path, mode: str) -> object:
+        if mode == "wb":
+            calls.append(path)
+        return HalfWritten(path, mode) if len(calls) == nth and mode == "wb" else path.open(mode)
+
+    atomic.open = opened
+
+
+def child(out: Path, moment: tuple[str, float] | None) -> None:
     torch.set_num_threads(1)
     watch = Silent()
     if moment:
         kind, number = moment
         if kind == "iteration":
-            watch = KillAt(number)
-        else:
-            kill_at_rename(number, after=kind == "after rename")
+            watch = KillAt(int(number))
+        elif kind == "in write":
+            kill_in_write(int(number))
+        elif kind != "seconds":
+            kill_at_rename(int(number), after=kind == "after rename")
     train(recipe.parse(RECIPE), out, resume=True, watch=watch)
 
 
-def main(out: Path, moments: list[tuple[str, int]]) -> None:
+def main(out: Path, moments: list[tuple[str, float]]) -> None:
     for moment in [*moments, None]:
         process = os.fork()
         if process == 0:
             child(out, moment)
             os._exit(0)
+        by_clock = moment is not None and moment[0] == "seconds"
+        if by_clock:
+            time.sleep(moment[1])
+            os.kill(process, signal.SIGKILL)  # it may have ended: not waited for yet, it can still be named
         _, status = os.waitpid(process, 0)
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        assert killed == (moment is not None), f"{moment}: status {status}"
+        assert killed == (moment is not None) or by_clock, f"{moment}: status {status}"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from hypersd.bases.sd15 import LORA_TARGETS
 from hypersd.draw.pipeline import Drawer, Settings
@@ -72,6 +73,42 @@ def test_a_stock_pipeline_loads_the_file_and_draws_the_same(tiny_folder, tiny_ba
         output_type="latent",
     ).images  # fmt: skip
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pattern", [{}, {"unet.alpha_pattern": {"to_q": 1.0}}])
+def test_the_alpha_of_others_is_kept(tiny_folder, tiny_base, tmp_path, pattern):
+    """A LoRA whose header says alpha 0.25 of rank 2, as PEFT writes it: drawn as by the stock pipeline."""
+    from hypersd import bases
+
+    path = tmp_path / "lora.safetensors"
+    make(tiny_base, path)
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        adapter = json.loads(file.metadata()["lora_adapter_metadata"])
+    adapter |= {"unet.lora_alpha": 0.25, **pattern}
+    save_file(tensors, path, {"format": "pt", "lora_adapter_metadata": json.dumps(adapter)})
+    ours = Drawer(bases.load(tiny_folder, "cpu"), path).latents(["a bird"], [7], Settings(steps=2))
+    pipeline = bases.load(tiny_folder, "cpu").pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_lora_weights(str(path))
+    theirs = pipeline(
+        "a bird", num_inference_steps=2, guidance_scale=1.0, generator=torch.Generator().manual_seed(7),
+        output_type="latent",
+    ).images  # fmt: skip
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_digest_of_a_base_knows_weights_and_neither_precision_nor_loras(tiny_folder, tiny_base):
+    from hypersd import bases
+
+    fresh = bases.load(tiny_folder, "cpu").unet
+    said = files.fingerprint(fresh)["weights"]
+    roles = Roles(fresh)
+    roles.add("student", 2, LORA_TARGETS)
+    assert files.fingerprint(fresh)["weights"] == said
+    with torch.no_grad():
+        next(fresh.parameters()).add_(0.01)
+    assert files.fingerprint(fresh)["weights"] != said
 
 
 def test_scale_zero_is_the_base_to_the_bit(tiny_folder, tiny_base, tmp_path):
