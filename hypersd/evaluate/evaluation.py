@@ -123,7 +123,7 @@ def open_studio(
     """
     loaded: Any = bases.load(base)
     where = bundled.BASE if base == "emoji" else Path(base)
-    identity = {"base": weights_digest(where) if where.exists() else base}
+    identity = {"base": weights_digest(where) if where.exists() else base, "device": loaded.device.type}
     if PRECISIONS[precision] is not None:
         loaded.autocast = PRECISIONS[precision]
         identity["precision"] = precision

@@ -30,7 +30,7 @@ from hypersd.evaluate.protocol import Plan
 VERSION = 1  # of what is kept; raise it when the same settings would give other numbers
 CHUNK, BATCH = 128, 64
 REMEDY = "delete it: it is only kept to save time"
-OF_BASE = ("base", "precision")
+OF_BASE = ("base", "precision", "device")
 Set = dict[str, Tensor]
 """features, judged, quality, seconds, perhaps second and apart: a row for each picture (apart: pair)."""
 
