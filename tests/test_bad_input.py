@@ -405,13 +405,14 @@ def test_a_full_disk_at_each_write_of_a_run(recipe: Path, monkeypatch: pytest.Mo
         opened.append(path)
         return FullFile(path, mode) if len(opened) >= nth else path.open(mode)
 
-    monkeypatch.setattr("hypersd.atomic.open", fills, raising=False)
-    result = CliRunner().invoke(app, ["train", str(recipe), "--out", "run"])
+    with monkeypatch.context() as disk:
+        disk.setattr("hypersd.atomic.open", fills, raising=False)
+        result = CliRunner().invoke(app, ["train", str(recipe), "--out", "run"])
+    assert Path("run").is_dir()
     assert result.exit_code == FAILURE, result.output
     said = result.stderr.splitlines()[-1]
     assert said.startswith("error: could not write run")
     assert "No space left on device" in said
-    monkeypatch.undo()
     assert not list(Path("run").rglob("*.tmp"))
     assert not Path("run/lora.safetensors").exists()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hypersd import recipe
+from hypersd.distill import resolve
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 LEAST = {"name": "least", "stages": [{"segments": 8, "iterations": 10}]}
@@ -69,3 +70,16 @@ def test_assignments_that_lead_nowhere(assignment, tmp_path):
     path.write_text(json.dumps(LEAST))
     with pytest.raises(ValueError, match=r"key=value|is no index|has no keys below"):
         recipe.load(path, [assignment])
+
+
+def test_guidance_0_means_off_and_is_noticed():
+    with pytest.warns(UserWarning, match="guidance 0 means off: taken as 1"):
+        made = recipe.parse({**LEAST, "teacher": {"guidance": [0, 0]}})
+    assert made.teacher.guidance == (1.0, 1.0)
+
+
+def test_what_is_published_names_no_folder_of_ours(tmp_path):
+    mine = {"data": {"kind": "paths", "prompts": f"{tmp_path}/my.txt"}, "base": f"{tmp_path}/my-sd15"}
+    values = resolve.published(recipe.parse({**LEAST, **mine}), ("to_q",))
+    assert str(tmp_path) not in json.dumps(values)
+    assert (values["base"], values["data"]["prompts"], values["lora"]["targets"]) == ("my-sd15", "my.txt", ["to_q"])

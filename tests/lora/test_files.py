@@ -106,6 +106,7 @@ def test_the_digest_of_a_base_knows_weights_and_neither_precision_nor_loras(tiny
     roles = Roles(fresh)
     roles.add("student", 2, LORA_TARGETS)
     assert files.fingerprint(fresh)["weights"] == said
+    assert files.fingerprint(bases.load(tiny_folder, "cpu").unet.half())["weights"] == said
     with torch.no_grad():
         next(fresh.parameters()).add_(0.01)
     assert files.fingerprint(fresh)["weights"] != said
