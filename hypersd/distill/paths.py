@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -26,8 +26,10 @@ from hypersd.diffusion.solver import Predict, ode_walk
 from hypersd.distill.data import Captioned, Data, read_latents, read_prompts
 from hypersd.distill.randomness import Generators, generators, uniform
 from hypersd.draw.pipeline import bind
+from hypersd.lora.files import fingerprint
 from hypersd.recipe import Strict, Teacher
 
+SAY_EVERY = 8  # batches
 Paths = Float[Tensor, "b p c h w"]
 """Latents at −1 and at each point of the solver grid, ascending."""
 
@@ -41,24 +43,36 @@ class Settings(Strict):
     batch: int = Field(64, ge=1)
 
 
-def load(base: Base, settings: Settings, teacher: Teacher, points: int, cache: Path) -> Data:
+Say = Callable[[str], None]
+"""Tells whoever waits."""
+
+
+def silent(words: str) -> None:
+    pass
+
+
+def load(base: Base, settings: Settings, teacher: Teacher, points: int, cache: Path, say: Say = silent) -> Data:
     """The paths of these prompts; walked once, then kept in `cache` under a fingerprint."""
     prompts = read_prompts(settings.prompts)
     texts = [prompts[i % len(prompts)] for i in range(settings.pool)]
     about = settings.model_dump(mode="json", exclude={"batch", "prompts"})
-    key = [base.source, base.latent_shape(), about, teacher.model_dump(mode="json"), points, texts]
+    key = [fingerprint(base.unet), base.latent_shape(), about, teacher.model_dump(mode="json"), points, texts]
     file = cache / f"paths-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}.safetensors"
     if not file.is_file():
-        paths = walk(base, texts, settings, teacher, points)
+        paths = walk(base, texts, settings, teacher, points, say)
         tensors = {"latents": paths, "weight": torch.ones(len(paths))}
         write_bytes(file, save(tensors, {"captions": json.dumps([[text] for text in texts])}))
     return Captioned(base, *read_latents(file))
 
 
-def walk(base: Base, texts: Sequence[str], settings: Settings, teacher: Teacher, points: int) -> Paths:
+def walk(
+    base: Base, texts: Sequence[str], settings: Settings, teacher: Teacher, points: int, say: Say = silent
+) -> Paths:
     """The teacher's paths, fp16 on the CPU."""
-    found = []
+    found: list[Tensor] = []
     for first in range(0, len(texts), settings.batch):
+        if len(found) % SAY_EVERY == 0:
+            say(f"walking the teacher's paths, once: {first} of {len(texts)}")
         indices = range(first, min(first + settings.batch, len(texts)))
         rngs = generators(settings.seed, 1, 0, indices)
         cond = base.encode([texts[i] for i in indices])

@@ -116,9 +116,9 @@ def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
     if recipe.gradient_checkpointing:
         unet: Any = base.unet.train()  # diffusers checkpoints in training mode only; SD has no dropout
         unet.enable_gradient_checkpointing(roles.checkpoint)
-    with accelerator.main_process_first():  # a pool of latents is drawn once; the others find it
-        data = resolve.data(recipe, base, out)
     watch = watch if accelerator.is_main_process else Silent()
+    with accelerator.main_process_first():  # a pool of latents is drawn once; the others find it
+        data = resolve.data(recipe, base, out, watch.note)
     return Run(recipe, out, base, roles, data, watch, accelerator, kept)
 
 

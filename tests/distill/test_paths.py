@@ -80,6 +80,20 @@ def test_paths_are_walked_once(toy, kept, tmp_path, monkeypatch):
     assert len(read_latents(file)[1]) == 32
 
 
+def test_whoever_waits_is_told_how_far_it_is(toy, tmp_path):
+    told: list[str] = []
+    paths.load(toy, paths.Settings(pool=20, batch=2), TEACHER, 8, tmp_path, told.append)
+    assert told == [f"walking the teacher's paths, once: {done} of 20" for done in (0, 16)]
+
+
+def test_another_bases_paths_are_not_taken_for_ones_own(toy, kept, tmp_path):
+    """Even under the same name: a base may be trained on."""
+    with torch.no_grad():
+        toy.unet.table.weight.mul_(0.99)
+    paths.load(toy, paths.Settings(pool=32), TEACHER, 8, tmp_path)
+    assert len(list(tmp_path.glob("paths-*.safetensors"))) == 2
+
+
 def test_a_timestep_between_two_points_is_refused(toy, kept):
     batch = draw(toy, kept)
     with pytest.raises(ValueError, match=r"paths of 8 points do not pass timestep 759: set draw.end"):
