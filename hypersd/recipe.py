@@ -75,6 +75,7 @@ class Draw(Strict):
     """The share of t drawn from the timesteps of the samplers and steps below; the rest is on the solver grid."""
     samplers: tuple[str, ...] = Field(("ddim", "tcd"), min_length=1)
     steps: tuple[Steps, ...] = Field((1, 2, 4, 8), min_length=1)
+    """Each is drawn equally often; one that is given twice, twice as often."""
     pure_noise: float = Field(0.0, ge=0, le=1)
     """At t = T−1, the share of samples that start from pure noise, as sampling does (SNR there is not 0)."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -78,21 +77,31 @@ class Segments:
 
     def draw_t(
         self, u: Tensor, pick: Tensor, visited: Sequence[Sequence[int]] = (), share: float = 0.0
-    ) -> tuple[Int[Tensor, " b"], Int[Tensor, " b"]]:
-        """Timesteps to train at, from two uniform draws u and pick in [0, 1), and where each sampler goes next.
+    ) -> tuple[Int[Tensor, " b"], Int[Tensor, "b r"]]:
+        """Timesteps to train at, from two uniform draws u and pick in [0, 1), and the route that each is part of.
 
         A `share` of them comes from `visited`, the timesteps of every sampler and step count that the
-        student will be used with: first a list, then one of its timesteps, each with equal chance.
-        Neither solver grid, 40 or 200 points, contains all of them. The rest comes from the solver grid,
-        and is followed by NOWHERE; a list's last timestep is followed by −1.
+        student will be used with: first a list, its sample's route, then one of its timesteps, each with equal
+        chance. Neither solver grid, 40 or 200 points, contains all of them. A route ends at −1, and is filled
+        up with −1. The rest comes from the solver grid, and their route is NOWHERE throughout.
         """
         on_grid = self.grid[(u.double() * self.points).long()]
-        nowhere = torch.full_like(on_grid, NOWHERE)
         if not visited or share == 0:
-            return on_grid, nowhere
+            return on_grid, on_grid.new_full((len(u), 1), NOWHERE)
+        routes = padded(visited)
         lists = (pick / share * len(visited)).long().clamp(max=len(visited) - 1)
         lengths = torch.tensor([len(timesteps) for timesteps in visited])
-        starts = lengths.cumsum(0) - lengths
-        flat = torch.tensor([[t, after] for timesteps in visited for t, after in pairwise([*timesteps, -1])])
-        chosen, after = flat[starts[lists] + (u.double() * lengths[lists]).long()].unbind(1)
-        return torch.where(pick < share, chosen, on_grid), torch.where(pick < share, after, nowhere)
+        route = torch.where((pick < share).view(-1, 1), routes[lists], NOWHERE)
+        place = (u.double() * lengths[lists]).long()
+        return torch.where(pick < share, route.gather(1, place.view(-1, 1)).squeeze(1), on_grid), route
+
+
+def padded(visited: Sequence[Sequence[int]]) -> Int[Tensor, "n r"]:
+    """Lists of timesteps as one tensor, each with at least one −1 behind it."""
+    longest = max(map(len, visited)) + 1
+    return torch.tensor([[*timesteps, *[-1] * (longest - len(timesteps))] for timesteps in visited])
+
+
+def next_on(route: Int[Tensor, "b r"], t: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+    """Where each route goes from its timestep t; NOWHERE for none."""
+    return torch.where(route < t.view(-1, 1), route, NOWHERE).amax(1)

@@ -18,8 +18,9 @@ def draw_strip(base: Base, roles: Roles, recipe: Recipe, out: Path, stage: int, 
     drawer = Drawer(base, roles=roles)
     drawer.playing = (STUDENT,)
     prompts = list(recipe.sample_prompts)
-    drawn = [drawer.draw(prompts, range(len(prompts)), Settings(steps)) for steps in recipe.draw.steps]
-    columns = [Column("DDIM trailing", f"{steps} step{'s' if steps > 1 else ''}") for steps in recipe.draw.steps]
+    counts = sorted(set(recipe.draw.steps))
+    drawn = [drawer.draw(prompts, range(len(prompts)), Settings(steps)) for steps in counts]
+    columns = [Column("DDIM trailing", f"{steps} step{'s' if steps > 1 else ''}") for steps in counts]
     cells = [[png.to_pil(images[row]) for images in drawn] for row in range(len(prompts))]
     path = out / "samples" / f"stage{stage + 1}-{iteration:06d}.png"
     note = f"stage {stage + 1}, iteration {iteration}"

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hypersd.bases import Base, Cond
-from hypersd.diffusion.segments import Segments
+from hypersd.diffusion.segments import Segments, next_on
 from hypersd.diffusion.solver import jump, ode_step
 from hypersd.distill.randomness import Generators, normal, uniform
 from hypersd.draw.pipeline import bind
@@ -42,6 +42,8 @@ class Batch:
     end: Timesteps
     cond: Cond
     guidance: Float[Tensor, " b"]
+    route: Int[Tensor, "b r"]
+    """The timesteps that the sampler of t visits, filled up with −1; NOWHERE where t was drawn for none."""
     path: Float[Tensor, "b p c h w"] | None = None
     """The teacher's path through x_t, at −1 and at each point of the solver grid, where the data keeps it."""
     total: int = 1000
@@ -141,15 +143,15 @@ def draw_batch(
     path, total = x0 if x0.ndim == 5 else None, base.schedule.total
     x0 = x0 if path is None else path[:, 0]
     u_t, u_list, u_end, u_noise, u_guidance = uniform(rngs, 5)
-    t, after = segments.draw_t(u_t, u_list, visited, draw.visited_share)
-    end = segments.end(t, u_end, draw.end, draw.start_share, after)
+    t, route = segments.draw_t(u_t, u_list, visited, draw.visited_share)
+    end = segments.end(t, u_end, draw.end, draw.start_share, next_on(route, t))
     eps = normal(rngs, x0.shape[1:]).to(base.device)
     low, high = guidance
     pure = (t == base.schedule.total - 1) & (u_noise < draw.pure_noise)
-    s, t, end, pure = (tensor.to(base.device) for tensor in (segments.previous(t), t, end, pure))
+    s, t, end, route, pure = (tensor.to(base.device) for tensor in (segments.previous(t), t, end, route, pure))
     if path is None:
         x_t = torch.where(pure.view(-1, 1, 1, 1), eps, base.schedule.add_noise(x0, eps, t))
     else:
         eps, x_t = path[:, -1], pick_point(path, t, total)
     scale = (low + (high - low) * u_guidance).float().to(base.device)
-    return Batch(x0, eps, x_t, t, s, end, cond, scale, path, total)
+    return Batch(x0, eps, x_t, t, s, end, cond, scale, route, path, total)

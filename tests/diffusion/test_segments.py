@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hypersd.diffusion.grids import solver_grid, strided, trailing
-from hypersd.diffusion.segments import NOWHERE, Segments
+from hypersd.diffusion.segments import NOWHERE, Segments, next_on
 
 KS = (1, 2, 4, 8)
 EVERY_T = torch.arange(1000)
@@ -127,8 +127,8 @@ def test_start_and_mixture():
 
 def test_draws_from_the_grid_alone():
     segments = Segments(4)
-    drawn, after = segments.draw_t(midpoints(400), torch.zeros(400))
-    assert (after == NOWHERE).all()
+    drawn, route = segments.draw_t(midpoints(400), torch.zeros(400))
+    assert (next_on(route, drawn) == NOWHERE).all()
     assert Counter(drawn.tolist()) == dict.fromkeys(solver_grid(40), 10)
 
 
@@ -160,8 +160,9 @@ def test_every_visited_timestep_is_drawn_and_no_other(share):
 
 def jumps(k: int, points: int, lists: list[list[int]], share: float = 1.0) -> Counter[tuple[int, int]]:
     segments, draws = Segments(k, points), torch.rand(3, 50_000, generator=torch.Generator().manual_seed(0))
-    t, after = segments.draw_t(draws[0], draws[1], lists, share)
-    return Counter(zip(t.tolist(), segments.end(t, draws[2], "visited", after=after).tolist(), strict=True))
+    t, route = segments.draw_t(draws[0], draws[1], lists, share)
+    end = segments.end(t, draws[2], "visited", after=next_on(route, t))
+    return Counter(zip(t.tolist(), end.tolist(), strict=True))
 
 
 def test_visited_ends_are_the_jumps_of_the_samplers():
@@ -178,6 +179,14 @@ def test_visited_ends_stay_in_the_segment_and_below_the_teachers_step():
     assert set(jumps(1, 8, [strided(8)])) >= {(999, 874), (879, 759), (139, -1)}  # 879 lies above s = 874
     assert {end for t, end in jumps(1, 8, [trailing(1)], share=0.5) if t == 124} == {-1}
     assert len({end for t, end in jumps(1, 8, [trailing(1)], share=0.5) if t == 499}) > 300  # of the grid: uniform
+
+
+def test_a_route_is_the_whole_list_of_its_timestep():
+    u, pick = torch.tensor([0.0, 0.6, 0.6, 0.6]), torch.tensor([0.0, 0.3, 0.5, 0.9])
+    t, route = Segments(1).draw_t(u, pick, [[999, 499], [999]], share=0.8)
+    assert t.tolist() == [999, 499, 999, 624]
+    assert route.tolist() == [[999, 499, -1], [999, 499, -1], [999, -1, -1], [NOWHERE] * 3]
+    assert next_on(route, t).tolist() == [499, -1, -1, NOWHERE]
 
 
 @pytest.mark.parametrize("k", [0, 3, 7])

@@ -1,0 +1,84 @@
+"""Rollouts: the student's own way from noise, every jump held against the teacher's path."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from hypersd import bases
+from hypersd.diffusion.segments import Segments
+from hypersd.diffusion.solver import jump
+from hypersd.distill import losses, paths
+from hypersd.distill.randomness import generators
+from hypersd.distill.step import STUDENT, Nets, draw_batch
+from hypersd.lora.roles import Roles
+from hypersd.recipe import Draw, Teacher
+
+ROUTES = [[999], [999, 749, 499, 249]]
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return bases.load("toy", "cpu", std=0.5)
+
+
+@pytest.fixture(scope="module")
+def nets(toy):
+    roles = Roles(toy.unet)
+    roles.add(STUDENT, 1, toy.lora_targets)
+    for parameter in roles.parameters(STUDENT).values():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return Nets(toy, roles)
+
+
+@pytest.fixture(scope="module")
+def kept(toy, tmp_path_factory):
+    teacher = Teacher(guidance=(1.0, 1.0), substeps=5)
+    return paths.load(toy, paths.Settings(pool=16), teacher, 8, tmp_path_factory.mktemp("paths"))
+
+
+def draw(toy, kept, size=12, share=1.0, routes=ROUTES):
+    rngs = generators(0, 0, 0, range(size))
+    x0, cond = kept.draw(rngs)
+    how = Draw(points=8, end="visited", visited_share=share)
+    return draw_batch(toy, x0, cond, rngs, Segments(1, 8), how, routes, (1.0, 1.0))
+
+
+def by_hand(toy, nets, batch, sample):
+    """One sample alone: the sum of its jumps' squared misses, the way written out."""
+    stops = list(dict.fromkeys(batch.route[sample].tolist()))
+    x, total = batch.path[sample : sample + 1, -1], torch.zeros(())
+    for t, end in pairwise(stops):
+        with nets.roles.play(STUDENT):
+            x0, eps = toy.predict(x, torch.tensor([t]), batch.cond[sample : sample + 1])
+        x = jump(toy.schedule, x0, eps, torch.tensor([end]))
+        total = total + (x - batch.path[sample, (end + 1) // 125]).square().mean()
+    return total
+
+
+def gradients(nets, loss):
+    return torch.autograd.grad(loss, list(nets.roles.parameters(STUDENT).values()))
+
+
+def test_a_rollout_is_every_samples_own_way_from_noise(toy, nets, kept):
+    """Loss and gradient equal those of the samples walked one at a time, gradients flowing from jump to jump."""
+    batch = draw(toy, kept)
+    assert {len(set(route)) for route in batch.route.tolist()} == {2, 5}
+    loss = losses.load("rollout", {"distance": "mse"}).student(batch, nets)
+    expected = torch.stack([by_hand(toy, nets, batch, sample) for sample in range(12)]).mean()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    for mine, theirs in zip(gradients(nets, loss), gradients(nets, expected), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_one_step_is_the_regression_of_one_jump(toy, nets, kept):
+    batch = draw(toy, kept, routes=[[999]])
+    rollout, regression = (losses.load(name, {}).student(batch, nets) for name in ("rollout", "regression"))
+    torch.testing.assert_close(rollout, regression)
+
+
+def test_without_a_samplers_timesteps_it_says_what_to_set(toy, nets, kept):
+    with pytest.raises(ValueError, match=r"set draw.visited_share=1"):
+        losses.load("rollout", {}).student(draw(toy, kept, share=0.5), nets)
