@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -99,9 +100,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None
 
 
 def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
-    from accelerate import Accelerator
-
-    accelerator = Accelerator()
+    accelerator = _accelerator()
     if recipe.batch % accelerator.num_processes:
         raise ValueError(
             f"a batch of {recipe.batch} does not divide over {accelerator.num_processes} processes; set batch="
@@ -120,6 +119,14 @@ def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
     with accelerator.main_process_first():  # a pool of latents is drawn once; the others find it
         data = resolve.data(recipe, base, out, watch.note)
     return Run(recipe, out, base, roles, data, watch, accelerator, kept)
+
+
+def _accelerator() -> Any:
+    """One for all processes. Left to itself, accelerate takes processes without a GPU for runs of their own."""
+    from accelerate import Accelerator
+
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    return Accelerator(cpu=launched > 1 and not torch.cuda.is_available())
 
 
 def _kept(recipe: Recipe) -> list[str]:
