@@ -1,4 +1,4 @@
-"""What one distillation update of the miniature costs, by precision and by attention.
+"""What one distillation update of the miniature costs, by precision, attention and LoRA.
 
     python -m benchmarks.training_step [--batch 64] [--repeats 5] [--out benchmarks/results/training_step.json]
 
@@ -12,6 +12,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +24,52 @@ from hypersd.distill import train
 from hypersd.distill.watch import Silent
 
 ROOT = Path(__file__).parents[1]
-STAGE = "stages=[{segments: 8, iterations: 100}]"
+STAGES = {"jumps": 0, "drawings": 3}
+"""Of recipes/emoji.yaml: a sample is one jump in the first, a whole drawing of 1 to 8 jumps in the last."""
 
 
-def update(precision: str, plain: bool, batch: int, out: Path) -> Callable[[int], Any]:
+@dataclass(frozen=True)
+class Way:
+    samples: str = "jumps"
+    precision: str = "bf16"
+    attention: str = "plain"
+    lora: str = "beside"
+
+
+WAYS = (
+    Way(precision="fp32", attention="fused"),
+    Way(precision="fp32"),
+    Way(attention="fused"),
+    Way(),
+    Way(lora="folded"),
+    Way("drawings"),
+    Way("drawings", lora="folded"),
+)
+
+
+def update(way: Way, batch: int, out: Path) -> Callable[[int], Any]:
     """One update of the miniature's LoRA, as a function of the iteration."""
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
-    asked = [f"batch={batch}", f"precision={precision}", "data={kind: prompts, pool: 64, steps: 1}", STAGE]
-    run = train._open(recipes.load(ROOT / "recipes" / "emoji.yaml", asked), out, Silent())
+    asked = [f"batch={batch}", f"precision={way.precision}", f"lora.fold={way.lora == 'folded'}"]
+    run = train._open(recipes.load(ROOT / "recipes" / "emoji.yaml", [*asked, "data.pool=64"]), out, Silent())
     unet: Any = run.base.unet
-    unet.set_attn_processor(AttnProcessor() if plain else AttnProcessor2_0())
-    stage = train._begin(run, 0, fresh=True)
+    unet.set_attn_processor(AttnProcessor() if way.attention == "plain" else AttnProcessor2_0())
+    stage = train._begin(run, STAGES[way.samples], fresh=True)
     return lambda iteration: train._iterate(run, stage, iteration, 1e-4)
 
 
 def measure(batch: int, repeats: int) -> list[dict[str, Any]]:
     """Milliseconds a sample of every way, the smallest of `repeats` rounds."""
-    ways = [(precision, plain) for precision in ("fp32", "bf16") for plain in (False, True)]
     with tempfile.TemporaryDirectory() as folder:
-        updates = [update(precision, plain, batch, Path(folder)) for precision, plain in ways]
-        seconds: list[list[float]] = [[] for _ in ways]
+        updates = [update(way, batch, Path(folder)) for way in WAYS]
+        seconds: list[list[float]] = [[] for _ in WAYS]
         for repeat in range(repeats + 1):
             for taken, work in zip(seconds, updates, strict=True):
                 clock = time.perf_counter()
                 work(repeat)
                 taken.append(time.perf_counter() - clock)
-    return [
-        {"precision": precision, "attention": "plain" if plain else "fused", "ms": 1000 * min(taken[1:]) / batch}
-        for (precision, plain), taken in zip(ways, seconds, strict=True)
-    ]
+    return [{**asdict(way), "ms": 1000 * min(taken[1:]) / batch} for way, taken in zip(WAYS, seconds, strict=True)]
 
 
 def main() -> None:
@@ -63,7 +80,7 @@ def main() -> None:
     asked = parser.parse_args()
     rows = measure(asked.batch, asked.repeats)
     for row in rows:
-        print(f"{row['precision']}  {row['attention']} attention  {row['ms']:6.1f} ms a sample")
+        print("  ".join(f"{value:8}" for key, value in row.items() if key != "ms"), f"{row['ms']:6.1f} ms a sample")
     about = {"batch": asked.batch, "threads": torch.get_num_threads(), "torch": torch.__version__}
     write_json(asked.out, {"rows": rows, **about})
 

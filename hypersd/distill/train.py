@@ -12,6 +12,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,9 +206,10 @@ def _iterate(run: Run, stage: StageParts, iteration: int, lr: float) -> float:
             run.base, x0, cond, rngs, stage.segments, stage.recipe.draw, stage.visited,
             stage.recipe.teacher.guidance,
         )  # fmt: skip
-        loss = torch.stack([loss.student(batch, stage.nets) for loss in stage.losses]).sum()
-        loss = loss * (len(indices) / len(run.share))
-        loss.backward()
+        with run.roles.fold(STUDENT, run.base.autocast) if run.recipe.lora.fold else nullcontext():
+            loss = torch.stack([loss.student(batch, stage.nets) for loss in stage.losses]).sum()
+            loss = loss * (len(indices) / len(run.share))
+            loss.backward()
         total += loss.detach()
     _average_gradients(run, stage.parameters)
     loss_value = float(run.accelerator.reduce(total, "mean"))

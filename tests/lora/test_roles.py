@@ -116,6 +116,37 @@ def test_gradients_equal_those_of_separate_networks(roles, checkpointing):
         assert all(parameter.grad is None for parameter in roles.parameters(role).values())
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_folded_role_has_the_same_output_and_gradients(roles, checkpointing):
+    """Twice in one graph, beside the teacher, at a strength that is not 1."""
+    roles.scale("student", 0.7)
+    with roles.play("student"):
+        expected = call(roles.net)
+    mixed_loss(roles.net, roles).backward()
+    reference = {name: parameter.grad.clone() for name, parameter in roles.parameters("student").items()}
+    roles.net.zero_grad()
+    if checkpointing:
+        roles.net.train().enable_gradient_checkpointing(roles.checkpoint)
+    with roles.fold("student"):
+        with roles.play("student"):
+            torch.testing.assert_close(call(roles.net), expected, rtol=1e-4, atol=1e-5)
+        loss = mixed_loss(roles.net, roles)
+        with roles.play("fake"):
+            loss.backward()
+    for name, parameter in roles.parameters("student").items():
+        torch.testing.assert_close(parameter.grad, reference[name], rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_after_folding_the_network_is_what_it_was(roles):
+    before = dict(roles.net.named_parameters())
+    with pytest.raises(RuntimeError, match="boom"), roles.fold("student"), roles.play("student"):
+        raise RuntimeError("boom")
+    after = dict(roles.net.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(after[name] is parameter for name, parameter in before.items())
+    assert all(parameter.grad is None for parameter in after.values())
+
+
 def test_peft_switches_would_lose_the_gradient(roles):
     """The trap that roles.py avoids; should PEFT mend it, its own switch can be used."""
     adapter = [layer for layer in roles.net.modules() if hasattr(layer, "set_adapter") and hasattr(layer, "lora_A")]
