@@ -132,3 +132,12 @@ def test_importing_is_light(name):
     ).partition(";")[::2]
     assert heavy == ""
     assert float(seconds) < 0.5
+
+
+def test_what_the_package_offers_is_there():
+    import hypersd
+
+    assert set(hypersd.__all__) == {*hypersd._WHERE, "__version__"} <= set(dir(hypersd))
+    assert all(getattr(hypersd, name).__name__ in (name, "load") for name in hypersd._WHERE)
+    with pytest.raises(AttributeError, match="'Drawr'; it offers Drawer, "):
+        hypersd.Drawr  # noqa: B018
