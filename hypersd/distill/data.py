@@ -30,7 +30,15 @@ from hypersd.distill.randomness import Generators, normal, uniform
 from hypersd.draw.pipeline import Drawer, Settings
 from hypersd.recipe import Strict, check
 
+SAY_EVERY = 8  # batches
+Say = Callable[[str], None]
+"""Tells whoever waits."""
+
 LATENTS_HINT = "build it with `python -m emoji.make`, or train from prompts alone with `data={kind: prompts}`"
+
+
+def silent(words: str) -> None:
+    pass
 
 
 class Data(Protocol):
@@ -58,7 +66,7 @@ class LatentsSettings(Strict):
     path: Path
 
 
-def latents(base: Base, settings: LatentsSettings, cache: Path) -> Data:
+def latents(base: Base, settings: LatentsSettings, cache: Path, say: Say) -> Data:
     """A safetensors file: `latents` (n c h w), `weight` (n), and the captions in its header, JSON."""
     if not settings.path.is_file():
         raise ValueError(f"no latents at {settings.path}: {LATENTS_HINT}")
@@ -76,14 +84,14 @@ class PromptsSettings(Strict):
     batch: int = Field(64, ge=1)
 
 
-def prompts(base: Base, settings: PromptsSettings, cache: Path) -> Data:
+def prompts(base: Base, settings: PromptsSettings, cache: Path, say: Say) -> Data:
     """The base's own many-step latents; drawn once, then kept in `cache` under a fingerprint."""
     texts = read_prompts(settings.prompts)
     key = [base.source, base.latent_shape(), settings.model_dump(mode="json"), texts]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     file = cache / f"pool-{name}.safetensors"
     if not file.is_file():
-        _write(file, _pool(base, texts, settings), [[texts[i % len(texts)]] for i in range(settings.pool)])
+        _write(file, _pool(base, texts, settings, say), [[texts[i % len(texts)]] for i in range(settings.pool)])
     return Captioned(base, *read_latents(file))
 
 
@@ -98,10 +106,12 @@ def read_prompts(path: Path | None) -> list[str]:
     return texts
 
 
-def _pool(base: Base, texts: list[str], settings: PromptsSettings) -> Tensor:
+def _pool(base: Base, texts: list[str], settings: PromptsSettings, say: Say) -> Tensor:
     how = Settings(steps=settings.steps, guidance_scale=settings.guidance)
-    drawer, drawn = Drawer(base), []
+    drawer, drawn = Drawer(base), list[Tensor]()
     for first in range(0, settings.pool, settings.batch):
+        if len(drawn) % SAY_EVERY == 0:
+            say(f"drawing latents from prompts, once: {first} of {settings.pool}")
         indices = range(first, min(first + settings.batch, settings.pool))
         chosen = [texts[i % len(texts)] for i in indices]
         drawn.append(drawer.latents(chosen, [settings.seed + i for i in indices], how).half().cpu())
@@ -123,7 +133,7 @@ class GaussianData:
         return x0.to(self.base.device), self.base.encode([""] * len(rngs))
 
 
-def gaussian(base: Base, settings: GaussianSettings, cache: Path) -> Data:
+def gaussian(base: Base, settings: GaussianSettings, cache: Path, say: Say) -> Data:
     return GaussianData(base, settings)
 
 
@@ -134,14 +144,14 @@ KINDS: dict[str, tuple[Callable[..., Data], type[Strict]]] = {
 }
 
 
-def load(base: Base, settings: dict[str, Any], cache: Path) -> Data:
+def load(base: Base, settings: dict[str, Any], cache: Path, say: Say = silent) -> Data:
     """The data of a recipe. Raises ValueError in one line."""
     kind = settings.get("kind", "prompts")
     if kind not in KINDS:
         raise ValueError(f"unknown data kind {kind!r}: use one of {', '.join([*KINDS, 'paths'])}")
     make, model = KINDS[kind]
     rest = {key: value for key, value in settings.items() if key != "kind"}
-    return make(base, check(model, rest, "data"), cache)
+    return make(base, check(model, rest, "data"), cache, say)
 
 
 def _write(path: Path, tensor: Tensor, captions: list[list[str]]) -> None:

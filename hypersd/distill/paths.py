@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,13 +23,12 @@ from hypersd.bases import Base
 from hypersd.diffusion import samplers
 from hypersd.diffusion.grids import solver_grid
 from hypersd.diffusion.solver import Predict, ode_walk
-from hypersd.distill.data import Captioned, Data, read_latents, read_prompts
+from hypersd.distill.data import SAY_EVERY, Captioned, Data, Say, read_latents, read_prompts, silent
 from hypersd.distill.randomness import Generators, generators, uniform
 from hypersd.draw.pipeline import bind
 from hypersd.lora.files import fingerprint
 from hypersd.recipe import Strict, Teacher
 
-SAY_EVERY = 8  # batches
 Paths = Float[Tensor, "b p c h w"]
 """Latents at −1 and at each point of the solver grid, ascending."""
 
@@ -41,14 +40,6 @@ class Settings(Strict):
     """How many paths are walked, from the prompts in turn."""
     seed: int = 0
     batch: int = Field(64, ge=1)
-
-
-Say = Callable[[str], None]
-"""Tells whoever waits."""
-
-
-def silent(words: str) -> None:
-    pass
 
 
 def load(base: Base, settings: Settings, teacher: Teacher, points: int, cache: Path, say: Say = silent) -> Data:

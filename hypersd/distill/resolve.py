@@ -55,9 +55,9 @@ def lora_start(recipe: Recipe, found: Base, names: Collection[str]) -> dict[str,
     return files.with_alpha(file, settings.alpha)
 
 
-def data(recipe: Recipe, found: Base, cache: Path, say: paths.Say = paths.silent) -> Data:
+def data(recipe: Recipe, found: Base, cache: Path, say: sources.Say = sources.silent) -> Data:
     if recipe.data.get("kind") != "paths":
-        return sources.load(found, recipe.data, cache)
+        return sources.load(found, recipe.data, cache, say)
     rest = {key: value for key, value in recipe.data.items() if key != "kind"}
     settings = check_settings(paths.Settings, rest, "data")
     return paths.load(found, settings, recipe.teacher, recipe.draw.points, cache, say)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ LORA_ROLE = "lora"
 BASE_GUIDANCE = 5.0
 """What a base without a few-step LoRA is drawn with, unless told otherwise."""
 MOST_STEPS = 100
+FEW_WEIGHTS = 100_000_000
+"""Below, a second copy of the network is cheap, and a LoRA beside it costs as much time as the network itself."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,18 @@ class Drawer:
         cond = self.base.encode(prompts)
         null = self.base.encode([settings.negative] * len(prompts)) if settings.negative else self.base.null(cond)
         noise, generators = start(self.base, seeds, settings.height, settings.width)
-        with self.roles.play(*self.playing):
+        with self.on_stage():
             predict = bind(self.base, cond, null, settings.guidance_scale)
             grid = sampler.grid(settings.steps, self.base.schedule.total)
             return sampler(predict, self.base.schedule, noise, grid, generators, callback)
+
+    @contextmanager
+    def on_stage(self) -> Iterator[None]:
+        """Inside, the network is the base with the LoRA on it, folded into the weights where those are few."""
+        small = sum(parameter.numel() for parameter in self.base.unet.parameters()) < FEW_WEIGHTS
+        folded = self.roles.fold(*self.playing) if small and len(self.playing) == 1 else nullcontext()
+        with folded, self.roles.play(*self.playing):
+            yield
 
 
 def start(

@@ -117,7 +117,7 @@ def _segments(base: Base, student: Predict, path: fidelity.Path) -> dict[str, fl
 def playing(drawer: Drawer, prompts: Sequence[str], guidance: float) -> Iterator[Predict]:
     """The drawer's network on these prompts, its LoRA on stage if it has one."""
     cond = drawer.base.encode(prompts)
-    with drawer.roles.play(*drawer.playing):
+    with drawer.on_stage():
         yield bind(drawer.base, cond, drawer.base.null(cond), guidance)
 
 

@@ -89,7 +89,9 @@ def write(
         _key(name): (tensor if _is_a(name) else tensor * (alpha / rank)).to(dtype).contiguous()
         for name, tensor in state.items()
     }
-    adapter = {f"{PREFIX}r": rank, f"{PREFIX}lora_alpha": rank, f"{PREFIX}target_modules": list(targets)}
+    about = {"r": rank, "lora_alpha": rank, "target_modules": list(targets)}
+    about |= {"rank_pattern": {}, "alpha_pattern": {}}  # diffusers 0.35 does not load a file that lacks them
+    adapter = {PREFIX + key: value for key, value in about.items()}
     header = {
         "format": "pt",
         "lora_adapter_metadata": json.dumps(adapter, sort_keys=True),

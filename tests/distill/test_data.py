@@ -44,7 +44,9 @@ def test_prompts_alone_are_enough_and_the_pool_is_drawn_once(tiny_base, tmp_path
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red bird\n\na blue fish\n")
     settings = {"kind": "prompts", "prompts": str(prompts), "pool": 5, "steps": 2, "batch": 2}
-    first = data.load(tiny_base, settings, tmp_path)
+    told: list[str] = []
+    first = data.load(tiny_base, settings, tmp_path, told.append)
+    assert told == ["drawing latents from prompts, once: 0 of 5"]
     assert first.latents.shape == (5, 4, 8, 8)
     assert [texts[0] for texts in first.captions] == ["a red bird", "a blue fish"] * 2 + ["a red bird"]
     monkeypatch.setattr(data, "_pool", lambda *_: pytest.fail("drawn again"))

@@ -7,6 +7,7 @@ import torch
 
 from hypersd import bases
 from hypersd.diffusion import samplers
+from hypersd.draw import pipeline
 from hypersd.draw.pipeline import BASE_GUIDANCE, Drawer, Settings, check_steps, settings_for
 from hypersd.lora import files
 from tests.loras import write_lora
@@ -72,6 +73,17 @@ def test_a_lora_changes_the_picture_and_at_scale_0_it_is_not_there(tiny_folder, 
     assert (alone - drawer.draw(["a fox"], [0], Settings(steps=2))).abs().max() > 1e-3
     drawer.roles.scale("lora", 0.0)
     assert torch.equal(alone, drawer.draw(["a fox"], [0], Settings(steps=2)))
+
+
+def test_a_small_networks_lora_is_folded_and_draws_the_same(tiny_folder, tiny_base, tmp_path, monkeypatch) -> None:
+    drawer = Drawer(tiny_base, write_lora(bases.load(tiny_folder), tmp_path / "x.safetensors"))
+    folded = drawer.draw(["a fox"], [0], Settings(steps=2))
+    with drawer.on_stage():
+        assert all(layer.disable_adapters for layer in drawer.roles._layers())
+    monkeypatch.setattr(pipeline, "FEW_WEIGHTS", 1)
+    torch.testing.assert_close(drawer.draw(["a fox"], [0], Settings(steps=2)), folded, rtol=1e-4, atol=1e-4)
+    with drawer.on_stage():
+        assert not any(layer.disable_adapters for layer in drawer.roles._layers())
 
 
 def test_settings_come_from_the_header_unless_said(tiny_base, tmp_path) -> None:

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hypersd.bases.sd15 import LORA_TARGETS
+from hypersd.bundled import LORA
 from hypersd.draw.pipeline import Drawer, Settings
 from hypersd.lora import files
 from hypersd.lora.roles import Roles
@@ -58,44 +59,76 @@ def test_alpha_is_folded_so_that_scale_one_is_right(tiny_base, tiny_folder, tmp_
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_stock_pipeline_loads_the_file_and_draws_the_same(tiny_folder, tiny_base, tmp_path):
-    """diffusers' own loader, scheduler and loop against ours: the file needs nothing of this package."""
+def drawn_twice(folder, path, steps):
+    """The same latents by us, and by diffusers' own loader, scheduler and loop."""
     from hypersd import bases
 
-    path = tmp_path / "lora.safetensors"
-    make(tiny_base, path)
-    ours = Drawer(bases.load(tiny_folder, "cpu"), path).latents(["a bird"], [7], Settings(steps=4))
-    pipeline = bases.load(tiny_folder, "cpu").pipeline()
+    ours = Drawer(bases.load(folder, "cpu"), path).latents(["a bird"], [7], Settings(steps=steps))
+    pipeline = bases.load(folder, "cpu").pipeline()
     pipeline.set_progress_bar_config(disable=True)
     pipeline.load_lora_weights(str(path))
-    theirs = pipeline(
-        "a bird", num_inference_steps=4, guidance_scale=1.0, generator=torch.Generator().manual_seed(7),
-        output_type="latent",
-    ).images  # fmt: skip
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    how = {"num_inference_steps": steps, "guidance_scale": 1.0, "output_type": "latent"}
+    return ours, pipeline("a bird", generator=torch.Generator().manual_seed(7), **how).images
 
 
-@pytest.mark.parametrize("pattern", [{}, {"unet.alpha_pattern": {"to_q": 1.0}}])
-def test_the_alpha_of_others_is_kept(tiny_folder, tiny_base, tmp_path, pattern):
-    """A LoRA whose header says alpha 0.25 of rank 2, as PEFT writes it: drawn as by the stock pipeline."""
-    from hypersd import bases
-
-    path = tmp_path / "lora.safetensors"
-    make(tiny_base, path)
+def rewrite(path, change, **adapter):
+    """The file as another program might have written it."""
     with safe_open(path, "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        adapter = json.loads(file.metadata()["lora_adapter_metadata"])
-    adapter |= {"unet.lora_alpha": 0.25, **pattern}
-    save_file(tensors, path, {"format": "pt", "lora_adapter_metadata": json.dumps(adapter)})
-    ours = Drawer(bases.load(tiny_folder, "cpu"), path).latents(["a bird"], [7], Settings(steps=2))
-    pipeline = bases.load(tiny_folder, "cpu").pipeline()
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.load_lora_weights(str(path))
-    theirs = pipeline(
-        "a bird", num_inference_steps=2, guidance_scale=1.0, generator=torch.Generator().manual_seed(7),
-        output_type="latent",
-    ).images  # fmt: skip
+        tensors = {key: change(key, file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+        said = json.loads(file.metadata()["lora_adapter_metadata"])
+    said |= {f"unet.{key}": value for key, value in adapter.items()}
+    save_file(tensors, path, {"format": "pt", "lora_adapter_metadata": json.dumps(said)})
+
+
+def test_a_stock_pipeline_loads_the_file_and_draws_the_same(tiny_folder, tiny_base, tmp_path):
+    """The file needs nothing of this package."""
+    path = tmp_path / "lora.safetensors"
+    make(tiny_base, path)
+    ours, theirs = drawn_twice(tiny_folder, path, steps=4)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("path", [None, LORA], ids=["written", "bundled"])
+def test_older_diffusers_finds_what_it_asks_for(tiny_base, tmp_path, path):
+    """diffusers 0.35 reads these keys without asking whether they are there."""
+    if path is None:
+        make(tiny_base, path := tmp_path / "lora.safetensors")
+    with safe_open(path, "pt") as file:
+        said = json.loads(file.metadata()["lora_adapter_metadata"])
+    asked = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules"}
+    assert said.keys() == {f"unet.{key}" for key in asked}
+
+
+@pytest.mark.parametrize("more", [{}, {"alpha_pattern": {"to_q": 1.0}}, {"use_rslora": True}], ids=str)
+def test_the_alpha_of_others_is_kept(tiny_folder, tiny_base, tmp_path, more):
+    """A LoRA whose header says alpha 0.25 of rank 2, as PEFT writes it: drawn as by the stock pipeline."""
+    path = tmp_path / "lora.safetensors"
+    make(tiny_base, path)
+    rewrite(path, lambda key, tensor: tensor, lora_alpha=0.25, **more)
+    ours, theirs = drawn_twice(tiny_folder, path, steps=2)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_of_different_ranks_are_kept(tiny_folder, tiny_base, tmp_path):
+    path = tmp_path / "lora.safetensors"
+    make(tiny_base, path)
+
+    def narrow(key, tensor):
+        if "to_q" not in key:
+            return tensor
+        return (tensor[:1] if "lora_A" in key else tensor[:, :1]).contiguous()
+
+    rewrite(path, narrow, rank_pattern={"to_q": 1}, alpha_pattern={"to_q": 1})
+    ours, theirs = drawn_twice(tiny_folder, path, steps=2)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_halves_that_do_not_match_are_refused(tiny_base, tmp_path):
+    path = tmp_path / "lora.safetensors"
+    make(tiny_base, path)
+    rewrite(path, lambda key, tensor: tensor[:1].contiguous() if "to_k.lora_A" in key else tensor)
+    with pytest.raises(ValueError, match=r"lora.safetensors is not a whole LoRA: its A and B of .*to_k do not match"):
+        files.read(path)
 
 
 def test_the_digest_of_a_base_knows_weights_and_neither_precision_nor_loras(tiny_folder, tiny_base):

@@ -158,6 +158,16 @@ def test_peft_switches_would_lose_the_gradient(roles):
     assert all(parameter.grad is None for parameter in roles.parameters("student").values())
 
 
+def test_weights_that_do_not_fit_are_refused_whole(roles):
+    before, wrong = roles.state("student"), roles.state("target")
+    last = max(wrong)
+    with pytest.raises(ValueError, match=rf"do not fit the role 'student': {last} is \[.*\], not \["):
+        roles.load("student", {**wrong, last: wrong[last][:1]})
+    with pytest.raises(ValueError, match=f"{last} is on one side only"):
+        roles.load("student", {name: weight for name, weight in wrong.items() if name != last})
+    assert all(torch.equal(weight, before[name]) for name, weight in roles.state("student").items())
+
+
 def test_switching_never_touches_requires_grad(roles):
     before = {name: p.requires_grad for name, p in roles.net.named_parameters()}
     with roles.play("student"), roles.play(), roles.play("target"):
