@@ -56,7 +56,7 @@ def update(way: Way, batch: int, out: Path) -> Callable[[int], Any]:
     unet: Any = run.base.unet
     unet.set_attn_processor(AttnProcessor() if way.attention == "plain" else AttnProcessor2_0())
     stage = train._begin(run, STAGES[way.samples], fresh=True)
-    return lambda iteration: train._iterate(run, stage, iteration, 1e-4)
+    return lambda iteration: train._iterate(run, stage, iteration)
 
 
 def measure(batch: int, repeats: int) -> list[dict[str, Any]]:

@@ -165,7 +165,7 @@ def load(path: Path, device: torch.device, source: str, dtype: torch.dtype = tor
 def plain_attention(unet: UNet2DConditionModel) -> None:
     """Attention as two matrix products, on a CPU with few tokens: the fused kernel's gradient is slower there.
 
-    A bfloat16 update of the miniature takes nine tenths of the time (benchmarks/training_step.py).
+    How much, benchmarks/training_step.py says.
     """
     from diffusers.models.attention_processor import AttnProcessor
 

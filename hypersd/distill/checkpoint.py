@@ -1,13 +1,13 @@
 """A run's state in one file, which appears by one rename: killed at any moment, a run has a whole checkpoint.
 
-Roles, target and optimiser as tensors; stage, iteration and recipe in the header. There is no random
+Roles and optimisers as tensors; stage, iteration and recipe in the header. There is no random
 state to keep (`randomness.py`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,12 @@ def write(
     recipe: dict[str, Any],
     roles: Roles,
     kept: Sequence[str],
-    optimiser: torch.optim.Optimizer,
+    optimisers: Mapping[str, torch.optim.Optimizer],
 ) -> Path:
     tensors = {f"{role}/{name}": tensor for role in kept for name, tensor in roles.state(role).items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser/{index}/{key}": value for key, value in state.items()}
+    for name, optimiser in optimisers.items():
+        for index, state in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser {name}/{index}/{key}": value for key, value in state.items()}
     header = {"stage": progress.stage, "iteration": progress.iteration, "recipe": recipe}
     path = out / NAME
     write_bytes(path, save({k: v.cpu() for k, v in tensors.items()}, {"run": json.dumps(header)}))
@@ -60,11 +61,11 @@ class Checkpoint:
     def role(self, role: str) -> dict[str, Tensor]:
         return self._below(f"{role}/")
 
-    def restore(self, optimiser: torch.optim.Optimizer) -> None:
-        """Puts the optimiser's moments back; one that has not stepped yet has none."""
+    def restore(self, name: str, optimiser: torch.optim.Optimizer) -> None:
+        """Puts the moments of the optimiser of this name back; one that has not stepped yet has none."""
         state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in self._below("optimiser/").items():
-            index, key = name.split("/")
+        for place, tensor in self._below(f"optimiser {name}/").items():
+            index, key = place.split("/")
             state.setdefault(int(index), {})[key] = tensor
         optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
 

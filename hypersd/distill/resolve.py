@@ -16,7 +16,8 @@ from hypersd.distill import data as sources
 from hypersd.distill import losses as terms
 from hypersd.distill import paths
 from hypersd.distill.data import Data
-from hypersd.distill.losses import Loss
+from hypersd.distill.losses import Adversary, Loss
+from hypersd.distill.step import PREVIOUS, STUDENT, TARGET
 from hypersd.lora import files
 from hypersd.recipe import Draw, Recipe
 from hypersd.recipe import check as check_settings
@@ -63,8 +64,23 @@ def data(recipe: Recipe, found: Base, cache: Path, say: sources.Say = sources.si
     return paths.load(found, settings, recipe.teacher, recipe.draw.points, cache, say)
 
 
-def losses(recipe: Recipe) -> list[Loss]:
-    return [terms.load(name, settings) for name, settings in recipe.losses.items()]
+def losses(recipe: Recipe) -> dict[str, Loss]:
+    return {name: terms.load(name, settings) for name, settings in recipe.losses.items()}
+
+
+def roles(recipe: Recipe) -> dict[str, int]:
+    """The roles that a run trains or keeps, with the rank of each; the student first."""
+    rank, stages = recipe.lora.rank, [recipe.at(index) for index in range(len(recipe.stages))]
+    found = {STUDENT: rank}
+    if any(stage.ema is not None for stage in stages):
+        found[TARGET] = rank
+    if any(stage.teacher.follow == "previous" for stage in stages):
+        found[PREVIOUS] = rank
+    for stage in stages:
+        for loss in losses(stage).values():
+            if isinstance(loss, Adversary):
+                found |= {role: asked or rank for role, asked in loss.roles.items()}
+    return found
 
 
 def filled(recipe: Recipe, targets: Collection[str]) -> dict[str, Any]:

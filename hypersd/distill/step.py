@@ -10,7 +10,9 @@ loss          distance(x_end, target)                               (Eq. 12, dis
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +28,7 @@ from hypersd.recipe import Draw
 
 Latents = Float[Tensor, "b c h w"]
 Timesteps = Int[Tensor, " b"]
+Computed = TypeVar("Computed")
 
 STUDENT, TARGET, PREVIOUS = "student", "target", "previous"
 
@@ -47,12 +50,22 @@ class Batch:
     path: Float[Tensor, "b p c h w"] | None = None
     """The teacher's path through x_t, at −1 and at each point of the solver grid, where the data keeps it."""
     total: int = 1000
+    rngs: Generators = ()
+    """Each sample's generator, for what a loss draws."""
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    @property
+    def whole_path(self) -> Float[Tensor, "b p c h w"]:
+        """Raises ValueError where the data keeps none."""
+        if self.path is None:
+            raise ValueError("there are no paths to follow: set data={kind: paths}")
+        return self.path
 
     def on_path(self, t: Timesteps) -> Latents:
         """Where the teacher's path is at t."""
-        if self.path is None:
-            raise ValueError("there are no paths to follow: set data={kind: paths}")
-        return pick_point(self.path, t, self.total)
+        return pick_point(self.whole_path, t, self.total)
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,7 @@ class Step:
 
 @dataclass
 class Nets:
-    """The networks of a step: one backbone in its roles. Computes a batch's step when first asked for it."""
+    """The networks of a step: one backbone in its roles."""
 
     base: Base
     roles: Roles
@@ -76,12 +89,13 @@ class Nets:
     """The role whose ODE is followed instead of the guided base's: the student of the previous stage."""
     substeps: int = 1
     """How many solver steps the teacher takes from t to s."""
-    _latest: tuple[Batch, Step] | None = field(default=None, repr=False)
+    _latest: dict[Any, tuple[Batch, Any]] = field(default_factory=dict, repr=False)
 
-    def step(self, batch: Batch) -> Step:
-        if self._latest is None or self._latest[0] is not batch:
-            self._latest = batch, tscd(batch, self)
-        return self._latest[1]
+    def once(self, compute: Callable[[Batch, Nets], Computed], batch: Batch) -> Computed:
+        """`compute(batch, self)`, computed when first asked for: losses that need the same of a batch share it."""
+        if compute not in self._latest or self._latest[compute][0] is not batch:
+            self._latest[compute] = batch, compute(batch, self)
+        return self._latest[compute][1]
 
     def jump(self, role: str, x_t: Latents, t: Timesteps, end: Timesteps, cond: Cond) -> Latents:
         """f_role's jump t → end."""
@@ -154,4 +168,4 @@ def draw_batch(
     else:
         eps, x_t = path[:, -1], pick_point(path, t, total)
     scale = (low + (high - low) * u_guidance).float().to(base.device)
-    return Batch(x0, eps, x_t, t, s, end, cond, scale, route, path, total)
+    return Batch(x0, eps, x_t, t, s, end, cond, scale, route, path, total, rngs)

@@ -11,29 +11,30 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from hypersd import atomic
 from hypersd.bases import Base
 from hypersd.diffusion.segments import Segments
-from hypersd.distill import checkpoint, resolve
+from hypersd.distill import checkpoint, resolve, trained
 from hypersd.distill.checkpoint import Progress
 from hypersd.distill.data import Data
-from hypersd.distill.losses import Loss
+from hypersd.distill.losses import Adversary, Loss
 from hypersd.distill.randomness import generators
 from hypersd.distill.samples import draw_strip
-from hypersd.distill.step import PREVIOUS, STUDENT, TARGET, Nets, draw_batch
+from hypersd.distill.step import PREVIOUS, STUDENT, TARGET, Batch, Nets, draw_batch
+from hypersd.distill.trained import Trained
 from hypersd.distill.watch import Silent, Watcher
 from hypersd.lora import files
 from hypersd.lora.roles import Roles
-from hypersd.recipe import Optimiser, Recipe
+from hypersd.recipe import Recipe, Stage
 
 LORA_NAME = "lora.safetensors"
 
@@ -49,8 +50,8 @@ class Run:
     data: Data
     watch: Watcher
     accelerator: Any
-    kept: list[str]
-    """The roles that a checkpoint holds."""
+    kept: dict[str, int]
+    """The roles that a checkpoint holds, with their rank."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -68,11 +69,15 @@ class StageParts:
     recipe: Recipe
     segments: Segments
     visited: list[list[int]]
-    losses: list[Loss]
+    losses: dict[str, Loss]
     nets: Nets
-    parameters: list[nn.Parameter]
-    optimiser: torch.optim.Optimizer
-    iterations: int
+    student: Trained
+    opponents: dict[str, Trained]
+    """Of the losses that have one, by the loss's name."""
+
+    @property
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {name: trained.optimiser for name, trained in {STUDENT: self.student, **self.opponents}.items()}
 
 
 def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None = None) -> Path:
@@ -95,7 +100,8 @@ def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None
         first = progress.iteration if index == progress.stage else 0
         stage = _begin(run, index, fresh=first == 0)
         if saved and first:
-            saved.restore(stage.optimiser)
+            for name, optimiser in stage.optimisers.items():
+                saved.restore(name, optimiser)
         _run_stage(run, stage, first)
     return _finish(run)
 
@@ -107,10 +113,11 @@ def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
             f"a batch of {recipe.batch} does not divide over {accelerator.num_processes} processes; set batch="
         )
     base = resolve.base(recipe, accelerator.device)
-    roles, kept = Roles(base.unet), _kept(recipe)
+    roles, kept = Roles(base.unet), resolve.roles(recipe)
     targets = recipe.lora.targets or resolve.lora_targets(base)
-    for role in kept:
-        roles.add(role, recipe.lora.rank, targets, recipe.lora.alpha, seed=recipe.seed)
+    for role, rank in kept.items():
+        alpha = recipe.lora.alpha if rank == recipe.lora.rank else None
+        roles.add(role, rank, targets, alpha, seed=recipe.seed)
     if start := resolve.lora_start(recipe, base, roles.parameters(STUDENT)):
         roles.load(STUDENT, start)
     if recipe.gradient_checkpointing:
@@ -130,16 +137,6 @@ def _accelerator() -> Any:
     return Accelerator(cpu=launched > 1 and not torch.cuda.is_available())
 
 
-def _kept(recipe: Recipe) -> list[str]:
-    stages = [recipe.at(index) for index in range(len(recipe.stages))]
-    kept = [STUDENT]
-    if any(stage.ema is not None for stage in stages):
-        kept.append(TARGET)
-    if any(stage.teacher.follow == "previous" for stage in stages):
-        kept.append(PREVIOUS)
-    return kept
-
-
 def _tidy(run: Run, progress: Progress) -> None:
     """The folder as the run goes on from it: without what a killed one left."""
     atomic.sweep(run.out)
@@ -155,8 +152,9 @@ def _begin(run: Run, index: int, fresh: bool) -> StageParts:
     """A stage's parts. At its first iteration the target and the previous student copy the student."""
     recipe, stage = run.recipe.at(index), run.recipe.stages[index]
     if fresh:
-        for role in run.kept[1:]:
-            run.roles.follow(role, STUDENT, 0.0)
+        for role in (TARGET, PREVIOUS):
+            if role in run.kept:
+                run.roles.follow(role, STUDENT, 0.0)
     follows = recipe.teacher.follow == "previous" and index > 0
     nets = Nets(
         run.base,
@@ -165,64 +163,84 @@ def _begin(run: Run, index: int, fresh: bool) -> StageParts:
         previous=PREVIOUS if follows else None,
         substeps=recipe.teacher.substeps,
     )
-    parameters = list(run.roles.parameters(STUDENT).values())
-    settings = recipe.optimiser
+    losses = resolve.losses(recipe)
     return StageParts(
         index,
         recipe,
         Segments(stage.segments, recipe.draw.points, run.base.schedule.total),
         resolve.visited(recipe.draw),
-        resolve.losses(recipe),
+        losses,
         nets,
-        parameters,
-        torch.optim.AdamW(parameters, settings.lr, settings.betas, weight_decay=settings.weight_decay),
-        stage.iterations,
+        trained.made(list(run.roles.parameters(STUDENT).values()), recipe.optimiser, stage.iterations),
+        {name: _opponent(run, loss, stage) for name, loss in losses.items() if isinstance(loss, Adversary)},
     )
 
 
+def _opponent(run: Run, loss: Adversary, stage: Stage) -> Trained:
+    parameters = [parameter for role in loss.roles for parameter in run.roles.parameters(role).values()]
+    return trained.made(parameters, loss.optimiser, stage.iterations)
+
+
 def _run_stage(run: Run, stage: StageParts, first: int) -> None:
-    every = stage.recipe
+    every, iterations = stage.recipe, stage.student.iterations
     run.watch.stage(stage.index, run.recipe.stages[stage.index], first)
-    for iteration in range(first, stage.iterations):
-        lr = learning_rate(every.optimiser, iteration, stage.iterations)
-        loss = _iterate(run, stage, iteration, lr)
-        _record(run, stage, iteration, loss, lr)
+    for iteration in range(first, iterations):
+        _record(run, stage, iteration, _iterate(run, stage, iteration))
         done = iteration + 1
         if done % every.sample_every == 0 and every.sample_prompts and run.accelerator.is_main_process:
             run.watch.note(f"samples: {draw_strip(run.base, run.roles, every, run.out, stage.index, done)}")
-        if done % every.checkpoint_every == 0 and done < stage.iterations:
-            _save(run, Progress(stage.index, done), stage.optimiser)
+        if done % every.checkpoint_every == 0 and done < iterations:
+            _save(run, Progress(stage.index, done), stage.optimisers)
     _write_lora(run, _stage_file(run, stage.index))
-    _save(run, Progress(stage.index + 1, 0), torch.optim.AdamW(stage.parameters))
+    _save(run, Progress(stage.index + 1, 0), {})
 
 
-def _iterate(run: Run, stage: StageParts, iteration: int, lr: float) -> float:
-    """One update: every loss on every micro-batch, gradients averaged over processes; returns the loss."""
-    total = torch.zeros((), device=run.base.device)
-    for indices in _micro_batches(run.share, stage.recipe.micro_batch):
-        rngs = generators(run.recipe.seed, stage.index, iteration, indices)
-        x0, cond = run.data.draw(rngs)
-        batch = draw_batch(
-            run.base, x0, cond, rngs, stage.segments, stage.recipe.draw, stage.visited,
-            stage.recipe.teacher.guidance,
-        )  # fmt: skip
-        with run.roles.fold(STUDENT, run.base.autocast) if run.recipe.lora.fold else nullcontext():
-            loss = torch.stack([loss.student(batch, stage.nets) for loss in stage.losses]).sum()
-            loss = loss * (len(indices) / len(run.share))
-            loss.backward()
-        total += loss.detach()
-    _average_gradients(run, stage.parameters)
-    loss_value = float(run.accelerator.reduce(total, "mean"))
-    _check_finite(run, stage, iteration, "loss", loss_value)
-    norm = torch.nn.utils.clip_grad_norm_(stage.parameters, stage.recipe.optimiser.max_norm)
-    _check_finite(run, stage, iteration, "gradient", float(norm))
-    for group in stage.optimiser.param_groups:
-        group["lr"] = lr
-    stage.optimiser.step()
-    stage.optimiser.zero_grad()
+def _iterate(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
+    """One update of the student and of its opponents, on the same samples; returns every term of their losses."""
+    batches = [_batch(run, stage, iteration, indices) for indices in _micro_batches(run.share, stage.recipe)]
+    terms = _learn(run, stage, batches, {name: loss.student for name, loss in stage.losses.items()})
+    _check_finite(run, stage, iteration, "loss", sum(terms.values()))
+    for name, opponent in stage.opponents.items():
+        loss = stage.losses[name]
+        assert isinstance(loss, Adversary)
+        for _ in range(loss.updates):
+            terms |= _learn(run, stage, batches, {f"{name}, opponent": loss.opponent})
+            norm = opponent.step(iteration, run.accelerator)
+            _check_finite(run, stage, iteration, f"gradient of the opponent of {name}", norm)
+    _check_finite(run, stage, iteration, "gradient", stage.student.step(iteration, run.accelerator))
     if stage.nets.target == TARGET:
         run.roles.follow(TARGET, STUDENT, stage.recipe.ema or 0.0)
-    return loss_value
+    return terms
+
+
+def _batch(run: Run, stage: StageParts, iteration: int, indices: range) -> Batch:
+    rngs = generators(run.recipe.seed, stage.index, iteration, indices)
+    x0, cond = run.data.draw(rngs)
+    draw, guidance = stage.recipe.draw, stage.recipe.teacher.guidance
+    return draw_batch(run.base, x0, cond, rngs, stage.segments, draw, stage.visited, guidance)
+
+
+def _learn(
+    run: Run, stage: StageParts, batches: list[Batch], losses: dict[str, Callable[[Batch, Nets], Tensor]]
+) -> dict[str, float]:
+    """Gradients of the losses' sum, over all micro-batches; returns each loss, the mean of all processes."""
+    total = torch.zeros(len(losses), device=run.base.device)
+    for batch in batches:
+        with _folded(run, stage):
+            values = torch.stack([loss(batch, stage.nets) for loss in losses.values()])
+            values = values * (len(batch) / len(run.share))
+            values.sum().backward()
+        total += values.detach()
+    return dict(zip(losses, run.accelerator.reduce(total, "mean").tolist(), strict=True))
+
+
+@contextmanager
+def _folded(run: Run, stage: StageParts) -> Iterator[None]:
+    roles = [STUDENT, *(role for loss in stage.losses.values() if isinstance(loss, Adversary) for role in loss.roles)]
+    with ExitStack() as stack:
+        for role in roles if run.recipe.lora.fold else ():
+            stack.enter_context(run.roles.fold(role, run.base.autocast))
+        yield
 
 
 def _check_finite(run: Run, stage: StageParts, iteration: int, what: str, value: float) -> None:
@@ -244,35 +262,25 @@ def _stage_file(run: Run, index: int) -> Path:
     return run.out / f"stage{index + 1}-{run.recipe.stages[index].segments}segments.safetensors"
 
 
-def _micro_batches(share: range, size: int | None) -> Iterator[range]:
-    size = size or len(share)
+def _micro_batches(share: range, recipe: Recipe) -> Iterator[range]:
+    size = recipe.micro_batch or len(share)
     return (share[first : first + size] for first in range(0, len(share), size))
 
 
-def _average_gradients(run: Run, parameters: list[nn.Parameter]) -> None:
-    if run.accelerator.num_processes == 1:
-        return
-    flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
-    mean = run.accelerator.reduce(flat, "mean")
-    pieces = mean.split([parameter.numel() for parameter in parameters])
-    for parameter, piece in zip(parameters, pieces, strict=True):
-        parameter.grad = piece.view_as(parameter).clone()
-
-
-def learning_rate(settings: Optimiser, iteration: int, total: int) -> float:
-    """Linear warm-up, then constant or a half cosine to 0: a function of the iteration, so nothing to save."""
-    warm = min(1.0, (iteration + 1) / settings.warmup) if settings.warmup else 1.0
-    if settings.decay == "constant":
-        return settings.lr * warm
-    left = 1 - max(0, iteration - settings.warmup) / max(1, total - settings.warmup)
-    return settings.lr * warm * 0.5 * (1 - math.cos(math.pi * left))
-
-
-def _record(run: Run, stage: StageParts, iteration: int, loss: float, lr: float) -> None:
+def _record(run: Run, stage: StageParts, iteration: int, terms: dict[str, float]) -> None:
+    loss, lr = sum(terms[name] for name in stage.losses), stage.student.rate(iteration)
     run.watch.update(iteration + 1, loss, lr)
     if run.accelerator.is_main_process:
         seconds = round(time.monotonic() - run.started, 2)
-        line = {"stage": stage.index, "iteration": iteration, "loss": loss, "lr": lr, "seconds": seconds}
+        line: dict[str, Any] = {
+            "stage": stage.index,
+            "iteration": iteration,
+            "loss": loss,
+            "lr": lr,
+            "seconds": seconds,
+        }
+        if len(terms) > 1:
+            line["terms"] = terms
         atomic.append(run.out / "log.jsonl", json.dumps(line))
 
 
@@ -291,10 +299,10 @@ def _trim_log(out: Path, progress: Progress) -> None:
     atomic.write_bytes(log, "".join(kept).encode())
 
 
-def _save(run: Run, progress: Progress, optimiser: torch.optim.Optimizer) -> None:
+def _save(run: Run, progress: Progress, optimisers: dict[str, torch.optim.Optimizer]) -> None:
     if run.accelerator.is_main_process:
         values = run.recipe.model_dump(mode="json")
-        checkpoint.write(run.out, progress, values, run.roles, run.kept, optimiser)
+        checkpoint.write(run.out, progress, values, run.roles, list(run.kept), optimisers)
 
 
 def _write_lora(run: Run, path: Path) -> None:

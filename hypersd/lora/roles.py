@@ -156,5 +156,8 @@ class Roles:
 def _folded(layer: Any, role: str, dtype: torch.dtype | None) -> Tensor:
     """W + scale · B A of one layer, in the shape of W."""
     weight = layer.get_base_layer().weight
-    change = layer.lora_B[role].weight.flatten(1) @ layer.lora_A[role].weight.flatten(1)
+    if role in layer.lora_A:
+        change = layer.lora_B[role].weight.flatten(1) @ layer.lora_A[role].weight.flatten(1)
+    else:  # an embedding, whose weight is the other way round
+        change = (layer.lora_embedding_B[role] @ layer.lora_embedding_A[role]).T
     return (weight + layer.scaling[role] * change.view_as(weight)).to(dtype or weight.dtype)

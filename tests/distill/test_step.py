@@ -126,17 +126,20 @@ def test_a_sample_does_not_depend_on_its_batch(toy):
 
 def test_pseudo_huber_is_between_its_limits(toy, nets):
     batch = batch_of(toy, Draw(end="start"))
-    difference = nets.step(batch).x_end - nets.step(batch).target
+    difference = nets.once(tscd, batch).x_end - nets.once(tscd, batch).target
     small = losses.load("consistency", {"distance": "huber", "c": 1e-6}).student(batch, nets)
     large = losses.load("consistency", {"distance": "huber", "c": 1e3}).student(batch, nets)
     assert small.item() == pytest.approx(difference.abs().mean().item(), rel=1e-2)
     assert large.item() == pytest.approx(difference.square().mean().item() / 2e3, rel=0.2)
 
 
-def test_the_step_is_computed_once_a_batch(toy, nets, monkeypatch):
+def test_what_losses_share_is_computed_once_a_batch(toy, nets):
     calls = []
-    monkeypatch.setattr("hypersd.distill.step.tscd", lambda batch, nets: calls.append(batch) or tscd(batch, nets))
+
+    def compute(batch, nets):
+        calls.append(batch)
+        return len(calls)
+
     first, second = batch_of(toy, Draw()), batch_of(toy, Draw())
-    for batch in (first, first, second, first):
-        nets.step(batch)
-    assert len(calls) == 3
+    assert [nets.once(compute, batch) for batch in (first, first, second, first)] == [1, 1, 2, 3]
+    assert torch.equal(nets.once(tscd, first).x_end, tscd(first, nets).x_end)

@@ -6,6 +6,9 @@ A loss is a class with a pydantic model of its own settings:
     class Loss:
         def __init__(self, settings: Settings) -> None
         def student(self, batch: Batch, nets: Nets) -> Tensor      # a scalar, already weighted
+
+One that trains something of its own against the student is an `Adversary` too. It draws what it draws at random
+from `batch.rngs`, and nothing else, so that a run can be repeated and resumed.
 """
 
 from __future__ import annotations
@@ -14,16 +17,31 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from hypersd.distill.step import Batch, Nets
-from hypersd.recipe import check
+from hypersd.recipe import Optimiser, check
 
 
 class Loss(Protocol):
     def student(self, batch: Batch, nets: Nets) -> Tensor: ...
+
+
+@runtime_checkable
+class Adversary(Protocol):
+    """A loss with an opponent: LoRA roles on the same backbone, trained in turn with the student."""
+
+    roles: Mapping[str, int | None]
+    """The roles that it trains, with their rank; None is the recipe's."""
+    optimiser: Optimiser
+    updates: int
+    """Of the opponent for each of the student's."""
+
+    def student(self, batch: Batch, nets: Nets) -> Tensor: ...
+
+    def opponent(self, batch: Batch, nets: Nets) -> Tensor: ...
 
 
 def names() -> list[str]:

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypersd.distill.distance import Distance as Settings
-from hypersd.distill.step import Batch, Nets
+from hypersd.distill.step import Batch, Nets, tscd
 
 
 class Loss:
@@ -14,5 +14,5 @@ class Loss:
         self.settings = settings
 
     def student(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
-        step = nets.step(batch)
+        step = nets.once(tscd, batch)
         return self.settings.between(step.x_end, step.target)

@@ -5,20 +5,18 @@ A jump is trained from where the student's earlier jumps really lead and not fro
 at the end reaches it, and later jumps learn to mend it. That matters most at t = 999, which every N shares although
 each goes on to another place.
 
-Needs `data: {kind: paths}` and `draw.visited_share: 1`, which says the N and the sampler of every sample.
+Needs `data: {kind: paths}`, and `draw.visited_share: 1`, which says the N and the sampler of every sample.
 """
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hypersd.diffusion.segments import NOWHERE
 from hypersd.distill.distance import Distance as Settings
-from hypersd.distill.step import STUDENT, Batch, Nets
+from hypersd.distill.rollout import rollout
+from hypersd.distill.step import Batch, Nets, pick_point
 
 
 class Loss:
@@ -27,16 +25,9 @@ class Loss:
 
     def student(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
         """The mean over samples of the sum over their jumps."""
-        route = batch.route
-        if (route == NOWHERE).any():
-            raise ValueError("a rollout follows a sampler's timesteps: set draw.visited_share=1")
-        x, loss = batch.on_path(route[:, 0]), torch.zeros((), device=route.device)
-        for t, end in pairwise(route.unbind(1)):
-            going = (t > end).nonzero().squeeze(1)  # the others have arrived
-            if len(going) == 0:
-                break
-            landed = nets.jump(STUDENT, x[going], t[going], end[going], batch.cond[going])
-            missed = self.settings.between(landed, batch.on_path(end)[going])
-            loss = loss + missed * (len(going) / len(x))
-            x = x.index_put((going,), landed)
-        return loss
+        path = batch.whole_path
+        misses = []
+        for jump in nets.once(rollout, batch).jumps:
+            target = pick_point(path[jump.samples], jump.end, batch.total)
+            misses.append(self.settings.between(jump.landed, target) * (len(jump.samples) / len(path)))
+        return torch.stack(misses).sum()
