@@ -18,7 +18,7 @@ from PIL import Image
 
 SIDE = 8
 PLACES = SIDE * SIDE
-WEBP = {"quality": 60, "alpha_quality": 30, "method": 6}
+WEBP = {"quality": 45, "alpha_quality": 10, "method": 6}
 
 
 def encode(pictures: Sequence[Image.Image]) -> bytes:

@@ -111,8 +111,8 @@ RECIPE = {
     "draw": {"end": "visited", "visited_share": 1.0, "samplers": ["ddim"], "steps": [1], "pure_noise": 1.0},
     "optimiser": {"lr": 0.004, "betas": [0.5, 0.99], "decay": "cosine"},
     "losses": {"score": {"updates": 3, "fake": {"lr": 0.05, "betas": [0.9, 0.99], "decay": "cosine"}}},
-    "batch": 32,
-    "stages": [{"segments": 1, "iterations": 500}],
+    "batch": 12,
+    "stages": [{"segments": 1, "iterations": 400}],
 }
 
 
