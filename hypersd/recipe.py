@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hypersd.diffusion import samplers
 from hypersd.diffusion.grids import MAX_STEPS
@@ -90,6 +90,16 @@ class Optimiser(Strict):
     max_norm: float = Field(1.0, gt=0)
     warmup: int = Field(0, ge=0)
     decay: Literal["constant", "cosine"] = "constant"
+
+
+def _ordered(span: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= span[0] < span[1] <= 1:
+        raise ValueError("two numbers from 0 to 1, the lower one first")
+    return span
+
+
+Span = Annotated[tuple[float, float], AfterValidator(_ordered)]
+"""A part of the timesteps: 0 is no noise, 1 is t = 999."""
 
 
 class Stage(Strict):

@@ -80,6 +80,11 @@ class Base(Protocol):
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """(x0, ε) at x_t, whatever the checkpoint predicts."""
 
+    def features(
+        self, x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], cond: Cond
+    ) -> list[Float[Tensor, "b _ _ _"]]:
+        """What the backbone makes of x_t on its way down to the middle, a map of each depth; differentiable in x_t."""
+
     def to_latents(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]: ...
 
     def to_images(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:

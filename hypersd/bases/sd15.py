@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hypersd import tensors
 from hypersd.bases import REMEDY, Cond, no_bars, readable_weights
@@ -29,6 +30,10 @@ LORA_TARGETS = (
 )
 FEW_TOKENS = 256  # 16 x 16 latents
 LONGEST_PROMPT = 2000  # characters; what is longer is a pasted file, not a prompt
+
+
+class _SeenError(Exception):
+    """Raised in the middle of the network: every feature is there, and the rest need not run."""
 
 
 @dataclass
@@ -88,10 +93,34 @@ class SD15:
         return Cond(self._empty.to(cond.tokens).expand(len(cond), -1, -1))
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        return self.schedule.split(self._output(x_t, t, cond), x_t, t)
+
+    def features(self, x_t: Tensor, t: Tensor, cond: Cond) -> list[Tensor]:
+        """Of each down block before it halves the map, and of the middle block, after which nothing is computed."""
+        found: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            found.append((output[0] if isinstance(output, tuple) else output).float())
+
+        def stop(module: nn.Module, inputs: Any, output: Any) -> None:
+            raise _SeenError
+
+        net: Any = self.unet
+        deepest = [[*block.resnets, *(getattr(block, "attentions", None) or [])][-1] for block in net.down_blocks]
+        hooks = [module.register_forward_hook(keep) for module in (*deepest, net.mid_block)]
+        hooks.append(net.mid_block.register_forward_hook(stop))
+        try:
+            with suppress(_SeenError):
+                self._output(x_t, t, cond)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
+
+    def _output(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         dtype = self.unet.dtype
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            output = self.unet(x_t.to(dtype), t, cond.tokens.to(dtype), return_dict=False)[0]
-        return self.schedule.split(output, x_t, t)
+            return self.unet(x_t.to(dtype), t, cond.tokens.to(dtype), return_dict=False)[0]
 
     @torch.no_grad()
     def to_latents(self, images: Tensor) -> Tensor:

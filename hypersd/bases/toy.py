@@ -111,6 +111,9 @@ class Toy:
     def predict(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         return self.schedule.split(self.unet(x_t, t), x_t, t)
 
+    def features(self, x_t: Tensor, t: Tensor, cond: Cond) -> list[Tensor]:
+        return [self.unet(x_t, t)]
+
     def to_latents(self, images: Tensor) -> Tensor:
         return images.mean(1, keepdim=True)
 

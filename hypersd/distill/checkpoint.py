@@ -1,6 +1,6 @@
 """A run's state in one file, which appears by one rename: killed at any moment, a run has a whole checkpoint.
 
-Roles and optimisers as tensors; stage, iteration and recipe in the header. There is no random
+Roles, opponents' networks and optimisers as tensors; stage, iteration and recipe in the header. There is no random
 state to keep (`randomness.py`).
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from hypersd.atomic import write_bytes
 from hypersd.lora.roles import Roles
@@ -41,8 +41,11 @@ def write(
     roles: Roles,
     kept: Sequence[str],
     optimisers: Mapping[str, torch.optim.Optimizer],
+    networks: Mapping[str, nn.Module],
 ) -> Path:
     tensors = {f"{role}/{name}": tensor for role in kept for name, tensor in roles.state(role).items()}
+    for name, network in networks.items():
+        tensors |= {f"network {name}/{key}": tensor for key, tensor in network.state_dict().items()}
     for name, optimiser in optimisers.items():
         for index, state in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser {name}/{index}/{key}": value for key, value in state.items()}
@@ -60,6 +63,10 @@ class Checkpoint:
 
     def role(self, role: str) -> dict[str, Tensor]:
         return self._below(f"{role}/")
+
+    def network(self, name: str) -> dict[str, Tensor]:
+        """The weights of an opponent's own network."""
+        return self._below(f"network {name}/")
 
     def restore(self, name: str, optimiser: torch.optim.Optimizer) -> None:
         """Puts the moments of the optimiser of this name back; one that has not stepped yet has none."""

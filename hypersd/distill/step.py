@@ -24,7 +24,7 @@ from hypersd.diffusion.solver import jump, ode_step
 from hypersd.distill.randomness import Generators, normal, uniform
 from hypersd.draw.pipeline import bind
 from hypersd.lora.roles import Roles
-from hypersd.recipe import Draw
+from hypersd.recipe import Draw, Span
 
 Latents = Float[Tensor, "b c h w"]
 Timesteps = Int[Tensor, " b"]
@@ -169,3 +169,12 @@ def draw_batch(
         eps, x_t = path[:, -1], pick_point(path, t, total)
     scale = (low + (high - low) * u_guidance).float().to(base.device)
     return Batch(x0, eps, x_t, t, s, end, cond, scale, route, path, total, rngs)
+
+
+def noised(x: Latents, batch: Batch, nets: Nets, span: Span) -> tuple[Latents, Timesteps, Latents]:
+    """x at timesteps drawn from this part of all, the timesteps, and the noise."""
+    (u,) = uniform(batch.rngs, 1)
+    low, high = span
+    t = ((low + (high - low) * u) * batch.total).long().clamp(max=batch.total - 1).to(x.device)
+    eps = normal(batch.rngs, x.shape[1:]).to(x)
+    return nets.base.schedule.add_noise(x, eps, t), t, eps

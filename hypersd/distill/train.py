@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hypersd import atomic
 from hypersd.bases import Base
@@ -74,6 +74,8 @@ class StageParts:
     student: Trained
     opponents: dict[str, Trained]
     """Of the losses that have one, by the loss's name."""
+    networks: dict[str, nn.Module]
+    """Those that an opponent has beside its roles, likewise."""
 
     @property
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
@@ -100,6 +102,8 @@ def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None
         first = progress.iteration if index == progress.stage else 0
         stage = _begin(run, index, fresh=first == 0)
         if saved and first:
+            for name, network in stage.networks.items():
+                network.load_state_dict(saved.network(name))
             for name, optimiser in stage.optimisers.items():
                 saved.restore(name, optimiser)
         _run_stage(run, stage, first)
@@ -164,6 +168,9 @@ def _begin(run: Run, index: int, fresh: bool) -> StageParts:
         substeps=recipe.teacher.substeps,
     )
     losses = resolve.losses(recipe)
+    adversaries = {name: loss for name, loss in losses.items() if isinstance(loss, Adversary)}
+    built = {name: loss.build(run.base, recipe.seed) for name, loss in adversaries.items()}
+    networks = {name: network for name, network in built.items() if network is not None}
     return StageParts(
         index,
         recipe,
@@ -172,12 +179,14 @@ def _begin(run: Run, index: int, fresh: bool) -> StageParts:
         losses,
         nets,
         trained.made(list(run.roles.parameters(STUDENT).values()), recipe.optimiser, stage.iterations),
-        {name: _opponent(run, loss, stage) for name, loss in losses.items() if isinstance(loss, Adversary)},
+        {name: _opponent(run, loss, networks.get(name), stage) for name, loss in adversaries.items()},
+        networks,
     )
 
 
-def _opponent(run: Run, loss: Adversary, stage: Stage) -> Trained:
+def _opponent(run: Run, loss: Adversary, network: nn.Module | None, stage: Stage) -> Trained:
     parameters = [parameter for role in loss.roles for parameter in run.roles.parameters(role).values()]
+    parameters += list(network.parameters()) if network else []
     return trained.made(parameters, loss.optimiser, stage.iterations)
 
 
@@ -190,9 +199,9 @@ def _run_stage(run: Run, stage: StageParts, first: int) -> None:
         if done % every.sample_every == 0 and every.sample_prompts and run.accelerator.is_main_process:
             run.watch.note(f"samples: {draw_strip(run.base, run.roles, every, run.out, stage.index, done)}")
         if done % every.checkpoint_every == 0 and done < iterations:
-            _save(run, Progress(stage.index, done), stage.optimisers)
+            _save(run, Progress(stage.index, done), stage)
     _write_lora(run, _stage_file(run, stage.index))
-    _save(run, Progress(stage.index + 1, 0), {})
+    _save(run, Progress(stage.index + 1, 0))
 
 
 def _iterate(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
@@ -299,10 +308,12 @@ def _trim_log(out: Path, progress: Progress) -> None:
     atomic.write_bytes(log, "".join(kept).encode())
 
 
-def _save(run: Run, progress: Progress, optimisers: dict[str, torch.optim.Optimizer]) -> None:
+def _save(run: Run, progress: Progress, stage: StageParts | None = None) -> None:
+    """In the middle of a stage with its optimisers and networks; between two there are none."""
     if run.accelerator.is_main_process:
         values = run.recipe.model_dump(mode="json")
-        checkpoint.write(run.out, progress, values, run.roles, list(run.kept), optimisers)
+        optimisers, networks = (stage.optimisers, stage.networks) if stage else ({}, {})
+        checkpoint.write(run.out, progress, values, run.roles, list(run.kept), optimisers, networks)
 
 
 def _write_lora(run: Run, path: Path) -> None:

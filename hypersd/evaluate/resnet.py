@@ -78,4 +78,5 @@ def load(cache: Path) -> ResNet50 | None:
     net, weights = ResNet50(), tensors.read(path, REMEDY)[1]
     with tensors.readable(path, REMEDY):
         net.load_state_dict(weights)
-    return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # a third faster on a CPU
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
+    return net.eval().requires_grad_(False)

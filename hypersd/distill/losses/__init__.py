@@ -19,8 +19,9 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from hypersd.bases import Base
 from hypersd.distill.step import Batch, Nets
 from hypersd.recipe import Optimiser, check
 
@@ -31,13 +32,16 @@ class Loss(Protocol):
 
 @runtime_checkable
 class Adversary(Protocol):
-    """A loss with an opponent: LoRA roles on the same backbone, trained in turn with the student."""
+    """A loss with an opponent, LoRA roles on the same backbone or a network, trained in turn with the student."""
 
     roles: Mapping[str, int | None]
     """The roles that it trains, with their rank; None is the recipe's."""
     optimiser: Optimiser
     updates: int
     """Of the opponent for each of the student's."""
+
+    def build(self, base: Base, seed: int) -> nn.Module | None:
+        """Its own network beside the roles, new, which it then uses; None where it has none. Called once a stage."""
 
     def student(self, batch: Batch, nets: Nets) -> Tensor: ...
 

@@ -16,11 +16,11 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from hypersd.distill.randomness import normal, uniform
+from hypersd.bases import Base
 from hypersd.distill.rollout import rollout
-from hypersd.distill.step import Batch, Latents, Nets, Timesteps
+from hypersd.distill.step import Batch, Latents, Nets, noised
 from hypersd.draw.pipeline import bind
-from hypersd.recipe import Optimiser, Strict
+from hypersd.recipe import Optimiser, Span, Strict
 
 FAKE = "fake"
 LEAST = 1e-6
@@ -31,7 +31,7 @@ class Settings(Strict):
     weight: float = Field(1.0, ge=0)
     guidance: float | None = Field(None, ge=0)
     """Of the teacher's score; None is `teacher.guidance`. The fake score is never guided."""
-    span: tuple[float, float] = (0.02, 0.98)
+    span: Span = (0.02, 0.98)
     """τ is uniform in this part of the timesteps."""
     rank: int | None = Field(None, ge=1)
     """Of the fake score's LoRA; None is `lora.rank`."""
@@ -45,6 +45,9 @@ class Loss:
         self.settings = settings
         self.roles = {FAKE: settings.rank}
         self.optimiser, self.updates = settings.fake, settings.updates
+
+    def build(self, base: Base, seed: int) -> None:
+        """The fake score is a role."""
 
     def student(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
         """½ |x − sg(x − gradient)|², whose gradient is `gradient`, as a mean over elements."""
@@ -73,12 +76,3 @@ class Loss:
         with nets.roles.play(FAKE):
             _, predicted = nets.base.predict(x_t, t, batch.cond)
         return (predicted - eps).square().mean()
-
-
-def noised(x: Latents, batch: Batch, nets: Nets, span: tuple[float, float]) -> tuple[Latents, Timesteps, Latents]:
-    """x at timesteps drawn from this part of all, the timesteps, and the noise."""
-    (u,) = uniform(batch.rngs, 1)
-    low, high = span
-    t = ((low + (high - low) * u) * batch.total).long().clamp(max=batch.total - 1).to(x.device)
-    eps = normal(batch.rngs, x.shape[1:]).to(x)
-    return nets.base.schedule.add_noise(x, eps, t), t, eps

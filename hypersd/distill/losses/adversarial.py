@@ -1,0 +1,91 @@
+"""Adversarial loss: the student's drawings must look, to a discriminator, like the data (Hyper-SD §3.1).
+
+Drawings and data are noised to one random t with one noise, and seen by the frozen base under their caption; heads on
+what it makes of them tell the two apart (`discriminator.py`). The data is `batch.x0`: with `data: {kind: paths}` the
+teacher's own pictures, else what was encoded. A regression draws the middle of what it is unsure of; a
+discriminator knows that no picture looks like that.
+
+The drawings are whole rollouts over every N that the recipe names, so `draw.visited_share` must be 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hypersd.bases import Base
+from hypersd.distill.discriminator import Discriminator
+from hypersd.distill.rollout import rollout
+from hypersd.distill.step import Batch, Latents, Nets, noised
+from hypersd.recipe import Optimiser, Span, Strict
+
+
+class Settings(Strict):
+    weight: float = Field(0.1, ge=0)
+    form: Literal["nonsaturating", "hinge"] = "nonsaturating"
+    span: Span = (0.0, 0.75)
+    """t of the noise is uniform in this part of the timesteps."""
+    width: int = Field(64, ge=1)
+    """Channels inside a head."""
+    updates: int = Field(1, ge=1)
+    """Of the heads for each of the student's."""
+    heads: Optimiser = Optimiser(lr=1e-4, betas=(0.0, 0.99))
+
+
+class Loss:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.roles: dict[str, int | None] = {}
+        self.optimiser, self.updates = settings.heads, settings.updates
+
+    def build(self, base: Base, seed: int) -> Discriminator:
+        self.network = Discriminator(base, self.settings.width, seed)
+        return self.network
+
+    def student(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
+        """−D(drawing), or −log σ(D(drawing)): the mean over places, then over heads."""
+        x = nets.once(rollout, batch).final
+        with frozen(self.network):
+            (votes,) = self.votes([x], batch, nets)
+        lost = (lambda v: -v) if self.settings.form == "hinge" else (lambda v: F.softplus(-v))
+        return self.settings.weight * mean(lost(v) for v in votes)
+
+    def opponent(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
+        """max(0, 1 − D(data)) + max(0, 1 + D(drawing)), or −log σ(D(data)) − log σ(−D(drawing))."""
+        with torch.no_grad():
+            drawn = nets.once(rollout, batch).final.detach()
+        fake, real = self.votes([drawn, batch.x0], batch, nets)
+        if self.settings.form == "hinge":
+            return mean(F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True))
+        return mean(F.softplus(-r).mean() + F.softplus(f).mean() for r, f in zip(real, fake, strict=True))
+
+    def votes(self, pictures: Sequence[Latents], batch: Batch, nets: Nets) -> list[list[Tensor]]:
+        """Of each head on each of these batches of pictures, all noised alike."""
+        _, t, eps = noised(pictures[0], batch, nets, self.settings.span)
+        found = []
+        for x in pictures:
+            with nets.roles.play():
+                seen = nets.base.features(nets.base.schedule.add_noise(x, eps, t), t, batch.cond)
+            found.append(self.network(seen))
+        return found
+
+
+def mean(terms: Iterator[Tensor]) -> Tensor:
+    return torch.stack([term.mean() for term in terms]).mean()
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Inside, what is computed gives the network no gradient."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)

@@ -1,0 +1,171 @@
+"""The adversarial loss: who is trained when, and what the drawings come to on Gaussians."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hypersd import bases, recipe
+from hypersd.diffusion.segments import Segments
+from hypersd.distill import checkpoint, losses
+from hypersd.distill.randomness import generators
+from hypersd.distill.step import STUDENT, Nets, draw_batch
+from hypersd.distill.train import train
+from hypersd.distill.watch import Silent
+from hypersd.draw.pipeline import Drawer, Settings
+from hypersd.lora import files
+from hypersd.lora.roles import Roles
+from hypersd.recipe import Draw
+
+DATA = 0.5
+"""Standard deviation of the toy's data."""
+
+
+def opened(base, **settings):
+    """A loss with its heads, and a student of random weights."""
+    loss = losses.load("adversarial", settings)
+    network, roles = loss.build(base, 0), Roles(base.unet)
+    roles.add(STUDENT, 2, base.lora_targets)
+    generator = torch.Generator().manual_seed(0)
+    shapes = roles.state(STUDENT)
+    roles.load(STUDENT, {k: 0.2 * torch.randn(v.shape, generator=generator) for k, v in shapes.items()})
+    return loss, network, Nets(base, roles)
+
+
+def batch_of(base, size=4):
+    rngs = generators(0, 0, 0, range(size))
+    x0 = torch.randn(size, *base.latent_shape(), generator=torch.Generator().manual_seed(1))
+    draw = Draw(end="visited", visited_share=1.0, pure_noise=1.0)
+    visited = [[999], [999, 499]]
+    return draw_batch(base, x0, base.encode(["a cat"] * size), rngs, Segments(1), draw, visited, (1.0, 1.0))
+
+
+def gradients(parameters):
+    return [None if p.grad is None else p.grad.clone() for p in parameters]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("form", ["hinge", "nonsaturating"])
+def test_each_phase_trains_its_own(tiny_base, form, checkpointing):
+    """With the gradients of the written-out losses on networks that share nothing."""
+    reference = copy.deepcopy(tiny_base)
+    loss, heads, nets = opened(tiny_base, form=form, weight=2.0)
+    if checkpointing:
+        tiny_base.unet.train().enable_gradient_checkpointing(nets.roles.checkpoint)
+    student = list(nets.roles.parameters(STUDENT).values())
+    batch = batch_of(tiny_base)
+    loss.student(batch, nets).backward()
+    assert all(p.grad is None for p in heads.parameters())
+    of_student = gradients(student)
+    assert sum(g.abs().max() > 0 for g in of_student if g is not None) > len(student) / 2
+
+    loss.opponent(batch, nets).backward()
+    assert all(p.grad is not None for p in heads.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(gradients(student), of_student, strict=True) if a is not None)
+
+    expected_student, expected_heads = by_hand(reference, nets.roles.state(STUDENT), heads, form)
+    for got, wanted in zip(of_student, expected_student, strict=True):
+        torch.testing.assert_close(got, 2.0 * wanted, rtol=1e-3, atol=1e-6)
+    for got, wanted in zip(gradients(heads.parameters()), expected_heads, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-6)
+
+
+def by_hand(plain, weights, heads, form):
+    """The same losses with a student, a backbone and heads of their own."""
+    drawing, backbone, heads = copy.deepcopy(plain), plain, copy.deepcopy(heads).requires_grad_(True)
+    roles = Roles(drawing.unet)
+    roles.add(STUDENT, 2, drawing.lora_targets)
+    roles.load(STUDENT, weights)
+    batch, schedule = batch_of(plain), plain.schedule
+    with roles.play(STUDENT):
+        x, t = batch.eps, batch.route[:, 0]
+        x0, eps = drawing.predict(x, t, batch.cond)
+        half = schedule.add_noise(x0, eps, torch.full_like(t, 499))
+        twice = (batch.route[:, 1] == 499).view(-1, 1, 1, 1)
+        x0_half, eps_half = drawing.predict(half, torch.full_like(t, 499), batch.cond)
+        last = torch.full_like(t, -1)
+        final = torch.where(twice, schedule.add_noise(x0_half, eps_half, last), schedule.add_noise(x0, eps, last))
+
+    def votes(x, numbers):
+        u, noise = numbers
+        at = (0.75 * u * 1000).long()
+        return heads(backbone.features(schedule.add_noise(x, noise, at), at, batch.cond))
+
+    def numbers():
+        u = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in batch.rngs])[:, 0]
+        return u, torch.stack([torch.randn(4, 8, 8, generator=g) for g in batch.rngs])
+
+    hinge = form == "hinge"
+    lost = torch.stack([(-v if hinge else -F.logsigmoid(v)).mean() for v in votes(final, numbers())]).mean()
+    of_student = torch.autograd.grad(lost, list(roles.parameters(STUDENT).values()))
+    again = numbers()
+    fake, real = votes(final.detach(), again), votes(batch.x0, again)
+    if hinge:
+        apart = [(1 - r).clamp(min=0).mean() + (1 + f).clamp(min=0).mean() for r, f in zip(real, fake, strict=True)]
+    else:
+        apart = [-F.logsigmoid(r).mean() - F.logsigmoid(-f).mean() for r, f in zip(real, fake, strict=True)]
+    return of_student, torch.autograd.grad(torch.stack(apart).mean(), list(heads.parameters()))
+
+
+RECIPE = {
+    "name": "adversarial",
+    "base": "toy",
+    "data": {"kind": "gaussian"},
+    "lora": {"rank": 1, "dtype": "fp32"},
+    "teacher": {"guidance": [1, 1]},
+    "draw": {"end": "visited", "visited_share": 1.0, "samplers": ["ddim"], "steps": [1], "pure_noise": 1.0},
+    "optimiser": {"lr": 0.003, "betas": [0.5, 0.99], "decay": "cosine"},
+    "losses": {"adversarial": {"weight": 1.0, "width": 16, "heads": {"lr": 0.005, "betas": [0, 0.99]}}},
+    "batch": 12,
+    "stages": [{"segments": 1, "iterations": 150}],
+}
+
+
+def drawn_std(lora=None) -> float:
+    drawer = Drawer(bases.load("toy", "cpu", std=DATA), lora)
+    return float(drawer.latents([""] * 64, range(64), Settings(steps=1)).std())
+
+
+def test_the_drawings_reach_the_data(tmp_path):
+    """By a discriminator alone, from the .02 of one undistilled step."""
+    assert drawn_std() < 0.05
+    assert drawn_std(train(recipe.parse(RECIPE), tmp_path / "run")) == pytest.approx(DATA, rel=0.05)
+    line = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert line["terms"].keys() == {"adversarial", "adversarial, opponent"}
+
+
+class Stop(Silent):
+    def update(self, iteration: int, loss: float, lr: float) -> None:
+        if iteration == 5:
+            raise KeyboardInterrupt
+
+
+def test_a_run_goes_on_with_its_heads_as_they_were(tmp_path):
+    made = recipe.parse({**RECIPE, "checkpoint_every": 3, "batch": 4, "stages": [{"segments": 1, "iterations": 8}]})
+    train(made, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(made, tmp_path / "cut", watch=Stop())
+    assert any(name.startswith("network adversarial/") for name in checkpoint.read(tmp_path / "cut").tensors)
+    train(made, tmp_path / "cut", resume=True)
+    whole, cut = (checkpoint.read(tmp_path / name) for name in ("whole", "cut"))
+    assert all(torch.equal(tensor, cut.tensors[name]) for name, tensor in whole.tensors.items())
+
+
+def test_micro_batches_change_nothing(tmp_path):
+    few = {**RECIPE, "batch": 4, "stages": [{"segments": 1, "iterations": 4}]}
+    whole, parts = (
+        files.read(train(recipe.parse({**few, "micro_batch": size}), tmp_path / str(size))).weights for size in (4, 3)
+    )
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("span", [[0.5, 0.5], [0.7, 0.2], [-0.1, 0.5], [0.0, 1.1]])
+@pytest.mark.parametrize("name", ["adversarial", "score"])
+def test_a_span_is_in_order(name, span):
+    with pytest.raises(ValueError, match=f"losses.{name}.span.*two numbers from 0 to 1, the lower one first"):
+        losses.load(name, {"span": span})
