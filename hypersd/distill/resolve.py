@@ -103,7 +103,8 @@ def check(recipe: Recipe) -> None:
     """Raises ValueError for a stage, or for parts of one, that do not exist: before anything is written."""
     for index in range(len(recipe.stages)):
         stage = recipe.at(index)
-        losses(stage)
+        for name, loss in losses(stage).items():
+            terms.check_needs(name, loss, stage)
         visited(stage.draw)
 
 

@@ -31,6 +31,8 @@ Timesteps = Int[Tensor, " b"]
 Computed = TypeVar("Computed")
 
 STUDENT, TARGET, PREVIOUS = "student", "target", "previous"
+ROUTES, PATHS = "routes", "paths"
+"""What a loss may need of a batch: the timesteps that each sample's sampler visits; the teacher's whole paths."""
 
 
 @dataclass(frozen=True)

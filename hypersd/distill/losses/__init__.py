@@ -4,6 +4,7 @@ A loss is a class with a pydantic model of its own settings:
 
     class Settings(Strict): ...
     class Loss:
+        needs = (ROUTES, PATHS)                                    # of the batch; may be left out
         def __init__(self, settings: Settings) -> None
         def student(self, batch: Batch, nets: Nets) -> Tensor      # a scalar, already weighted
 
@@ -22,8 +23,8 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from hypersd.bases import Base
-from hypersd.distill.step import Batch, Nets
-from hypersd.recipe import Optimiser, check
+from hypersd.distill.step import PATHS, ROUTES, Batch, Nets
+from hypersd.recipe import Optimiser, Recipe, check
 
 
 class Loss(Protocol):
@@ -56,6 +57,15 @@ def load(name: str, settings: Mapping[str, Any]) -> Loss:
     """The loss called `name`, or one of a third party by its dotted path. Raises ValueError in one line."""
     module = _import(name)
     return module.Loss(check(module.Settings, settings, f"losses.{name}"))
+
+
+def check_needs(name: str, loss: Loss, recipe: Recipe) -> None:
+    """Raises ValueError where the recipe's batches do not hold what the loss needs."""
+    needs = getattr(loss, "needs", ())
+    if PATHS in needs and recipe.data.get("kind") != PATHS:
+        raise ValueError(f"the loss {name!r} follows the teacher's paths: set data={{kind: paths}}")
+    if ROUTES in needs and recipe.draw.visited_share < 1:
+        raise ValueError(f"the loss {name!r} follows a sampler's timesteps: set draw.visited_share=1")
 
 
 def _import(name: str) -> Any:

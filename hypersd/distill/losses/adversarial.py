@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from hypersd.bases import Base
 from hypersd.distill.discriminator import Discriminator
 from hypersd.distill.rollout import rollout
-from hypersd.distill.step import Batch, Latents, Nets, noised
+from hypersd.distill.step import ROUTES, Batch, Latents, Nets, noised
 from hypersd.recipe import Optimiser, Span, Strict
 
 
@@ -40,6 +40,8 @@ class Settings(Strict):
 
 
 class Loss:
+    needs = (ROUTES,)
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.roles: dict[str, int | None] = {}

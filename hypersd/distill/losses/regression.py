@@ -10,10 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypersd.distill.distance import Distance as Settings
-from hypersd.distill.step import STUDENT, Batch, Nets
+from hypersd.distill.step import PATHS, STUDENT, Batch, Nets
 
 
 class Loss:
+    needs = (PATHS,)
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from hypersd.distill.distance import Distance as Settings
 from hypersd.distill.rollout import rollout
-from hypersd.distill.step import Batch, Nets, pick_point
+from hypersd.distill.step import PATHS, ROUTES, Batch, Nets, pick_point
 
 
 class Loss:
+    needs = (ROUTES, PATHS)
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hypersd.bases import Base
 from hypersd.distill.rollout import rollout
-from hypersd.distill.step import Batch, Latents, Nets, noised
+from hypersd.distill.step import ROUTES, Batch, Latents, Nets, noised
 from hypersd.draw.pipeline import bind
 from hypersd.recipe import Optimiser, Span, Strict
 
@@ -41,6 +41,8 @@ class Settings(Strict):
 
 
 class Loss:
+    needs = (ROUTES,)
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.roles = {FAKE: settings.rank}
