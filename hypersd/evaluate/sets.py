@@ -1,16 +1,20 @@
 """Draws a set of pictures and keeps what the networks see in them, chunk by chunk, on disk.
 
 A chunk's file is named by everything that decides its pictures, so that an interrupted evaluation goes on
-where it was, and the teacher's pictures are drawn once for all LoRAs of a base.
+where it was, and the teacher's pictures are drawn once for all LoRAs of a base. Processes that are given the same
+evaluation share its chunks.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +78,17 @@ class Studio:
         """The set, from the cache as far as it is there. `second` lets the slow ResNet50 look too."""
         about = self.key(plan, prompts, seeds, second)
         folder = self.cache / "sets" / digest(json.dumps(about, sort_keys=True).encode())[:16]
-        chunks = []
-        for start in range(0, len(prompts), CHUNK):
-            file = folder / f"{start:06d}.safetensors"
-            if file.is_file():
-                chunks.append(tensors.read(file, REMEDY)[1])
-            else:
-                part = slice(start, start + CHUNK)
-                chunks.append(self._draw(plan, prompts[part], seeds[part], second, start))
-                write_json(folder / "about.json", about)
-                write_bytes(file, save(chunks[-1]))
-            tick(len(chunks[-1]["seconds"]))
-        return {name: torch.cat([c[name] for c in chunks if name in c]) for name in chunks[0]}
+        write_json(folder / "about.json", about)
+        chunks: dict[int, Set] = {}
+        for wait in (False, True):  # what another process is drawing comes last
+            for start in range(0, len(prompts), CHUNK):
+                part, file = slice(start, start + CHUNK), folder / f"{start:06d}.safetensors"
+                draws = partial(self._draw, plan, prompts[part], seeds[part], second, start)
+                if start not in chunks and have(file, draws, wait):
+                    chunks[start] = tensors.read(file, REMEDY)[1]
+                    tick(len(chunks[start]["seconds"]))
+        ordered = [chunks[start] for start in sorted(chunks)]
+        return {name: torch.cat([c[name] for c in ordered if name in c]) for name in ordered[0]}
 
     def _draw(self, plan: Plan, prompts: Sequence[str], seeds: Sequence[int], second: bool, start: int) -> Set:
         seen = []
@@ -100,6 +103,33 @@ class Studio:
         together = {name: torch.cat([s[name] for s in seen if name in s]).cpu() for name in seen[0]}
         halved = {"features", "second"}  # in fp16, as the features of real pictures are kept
         return {k: v.half() if k in halved else v.float() for k, v in together.items()}
+
+
+def have(file: Path, draws: Callable[[], Set], wait: bool) -> bool:
+    """Whether the chunk is on disk, drawn now if need be. False if another process is at it and `wait` is off."""
+    if file.is_file():
+        return True
+    with claimed(file, wait) as mine:
+        if mine and not file.is_file():
+            write_bytes(file, save(draws()))
+        return mine
+
+
+@contextmanager
+def claimed(file: Path, wait: bool) -> Iterator[bool]:
+    """Whether this process alone may make the file now, or once it may. The claim of a killed process ends with it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = file.with_suffix(".lock")
+    with open(lock, "w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def draw(drawer: Drawer, prompts: Sequence[str], seeds: Sequence[int], settings: Settings) -> Float[Tensor, "b 3 h w"]:

@@ -1,6 +1,8 @@
 """A whole evaluation of a random tiny base, and what must be exact in it."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -107,6 +109,35 @@ def test_drawing_here_is_drawing_there(tiny_base):
         draw(Drawer(tiny_base), PROMPTS, [1, 2, 3, 4], settings),
         Drawer(tiny_base).draw(PROMPTS, [1, 2, 3, 4], settings),
     )
+
+
+def test_two_processes_share_a_set(tiny_base, lora, watchers, tmp_path, monkeypatch):
+    """What another one is drawing is left to it, and waited for at the end; a claim ends with its process."""
+    from hypersd.evaluate import sets
+
+    monkeypatch.setattr(sets, "CHUNK", 1)
+    plan, seeds = protocol.plan(1, "ddim"), [1, 2, 3, 4]
+    alone = studio(tiny_base, lora, 1.0, watchers, tmp_path / "alone").measure(plan, PROMPTS, seeds)
+    shared = studio(tiny_base, lora, 1.0, watchers, tmp_path / "shared")
+    order, original = [], sets.draw
+    folder = tmp_path / "shared" / "sets" / next((tmp_path / "alone" / "sets").iterdir()).name
+    folder.mkdir(parents=True)
+    dies = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(); time.sleep(99)"
+    asked = [sys.executable, "-c", dies, str(folder / "000001.lock")]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()  # it has its claim
+
+        def draw(*given):
+            order.append(given[2])
+            if len(order) == 3:
+                other.kill()
+            return original(*given)
+
+        monkeypatch.setattr(sets, "draw", draw)
+        together = shared.measure(plan, PROMPTS, seeds)
+    assert order == [[1], [3], [4], [2]]
+    assert torch.equal(alone["features"], together["features"])
+    assert not list(folder.glob("*.lock"))
 
 
 def test_an_interrupted_set_goes_on_where_it_was(tiny_base, lora, watchers, tmp_path, monkeypatch):
