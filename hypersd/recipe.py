@@ -94,7 +94,7 @@ class Optimiser(Strict):
 
 def _ordered(span: tuple[float, float]) -> tuple[float, float]:
     if not 0 <= span[0] < span[1] <= 1:
-        raise ValueError("two numbers from 0 to 1, the lower one first")
+        raise ValueError("give [from, to], two numbers from 0 to 1, the lower one first")
     return span
 
 

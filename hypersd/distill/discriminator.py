@@ -1,8 +1,8 @@
 """The discriminator: small heads on what the frozen base makes of a noised picture, one head a depth.
 
-The base has seen every noise level and reads the caption, so that little is left to learn, and little to forget:
-PCM (Wang et al. 2024) and LADD (Sauer et al. 2024) train heads only. SDXL-Lightning trains a copy of the whole
-encoder, which is another network in memory.
+The base has seen every noise level and reads the caption, so that little is left to learn: PCM (Wang et al. 2024) and
+LADD (Sauer et al. 2024) train heads only too. SDXL-Lightning trains a copy of the whole encoder, which is another
+network in memory.
 """
 
 from __future__ import annotations

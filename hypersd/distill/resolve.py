@@ -104,7 +104,7 @@ def check(recipe: Recipe) -> None:
     for index in range(len(recipe.stages)):
         stage = recipe.at(index)
         for name, loss in losses(stage).items():
-            terms.check_needs(name, loss, stage)
+            terms.check_needs(name, loss, stage, index)
         visited(stage.draw)
 
 

@@ -173,10 +173,9 @@ def draw_batch(
     return Batch(x0, eps, x_t, t, s, end, cond, scale, route, path, total, rngs)
 
 
-def noised(x: Latents, batch: Batch, nets: Nets, span: Span) -> tuple[Latents, Timesteps, Latents]:
-    """x at timesteps drawn from this part of all, the timesteps, and the noise."""
+def noise(batch: Batch, span: Span) -> tuple[Timesteps, Latents]:
+    """A timestep from this part of all, and noise, for each sample."""
     (u,) = uniform(batch.rngs, 1)
     low, high = span
-    t = ((low + (high - low) * u) * batch.total).long().clamp(max=batch.total - 1).to(x.device)
-    eps = normal(batch.rngs, x.shape[1:]).to(x)
-    return nets.base.schedule.add_noise(x, eps, t), t, eps
+    t = ((low + (high - low) * u) * batch.total).long().clamp(max=batch.total - 1)
+    return t.to(batch.x0.device), normal(batch.rngs, batch.x0.shape[1:]).to(batch.x0)

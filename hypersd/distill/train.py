@@ -186,7 +186,7 @@ def _begin(run: Run, index: int, fresh: bool) -> StageParts:
 
 def _opponent(run: Run, loss: Adversary, network: nn.Module | None, stage: Stage) -> Trained:
     parameters = [parameter for role in loss.roles for parameter in run.roles.parameters(role).values()]
-    parameters += list(network.parameters()) if network else []
+    parameters += list(network.parameters()) if network is not None else []
     return trained.made(parameters, loss.optimiser, stage.iterations)
 
 
@@ -215,7 +215,7 @@ def _iterate(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
         for _ in range(loss.updates):
             terms |= _learn(run, stage, batches, {f"{name}, opponent": loss.opponent})
             norm = opponent.step(iteration, run.accelerator)
-            _check_finite(run, stage, iteration, f"gradient of the opponent of {name}", norm)
+            _check_finite(run, stage, iteration, f"gradient of the opponent of {name}", norm, f"lr in losses.{name}")
     _check_finite(run, stage, iteration, "gradient", stage.student.step(iteration, run.accelerator))
     if stage.nets.target == TARGET:
         run.roles.follow(TARGET, STUDENT, stage.recipe.ema or 0.0)
@@ -252,11 +252,13 @@ def _folded(run: Run, stage: StageParts) -> Iterator[None]:
         yield
 
 
-def _check_finite(run: Run, stage: StageParts, iteration: int, what: str, value: float) -> None:
+def _check_finite(
+    run: Run, stage: StageParts, iteration: int, what: str, value: float, rate: str = "optimiser.lr"
+) -> None:
     if not math.isfinite(value):
         raise FloatingPointError(
             f"the {what} became {value} in stage {stage.index + 1} at iteration {iteration}; "
-            f"begin anew with a lower optimiser.lr{_from_last(run, stage)}"
+            f"begin anew with a lower {rate}{_from_last(run, stage)}"
         )
 
 

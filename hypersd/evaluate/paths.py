@@ -17,7 +17,7 @@ from hypersd.atomic import write_bytes
 from hypersd.bases import Base
 from hypersd.diffusion.solver import Predict
 from hypersd.draw.pipeline import Drawer, bind, start
-from hypersd.evaluate import fidelity, protocol, solvers
+from hypersd.evaluate import fidelity, protocol, sharing, solvers
 from hypersd.evaluate.protocol import Plan
 from hypersd.evaluate.sets import REMEDY, VERSION, Studio, digest
 
@@ -56,12 +56,13 @@ def measure(which: Paths, plans: Sequence[Plan]) -> Errors:
     """
     labels = [plan.label for plan in plans]
     file = which.file("json", plans=labels, weights=which.studio.identity)
-    if file.is_file():
-        return tensors.facts(file, REMEDY)
-    with float32(which.studio.base):
-        found = _measure(which, plans)
-    write_bytes(file, json.dumps(found).encode())
-    return found
+
+    def make() -> None:
+        with float32(which.studio.base):
+            write_bytes(file, json.dumps(_measure(which, plans)).encode())
+
+    sharing.have(file, make)
+    return tensors.facts(file, REMEDY)
 
 
 def walk(which: Paths) -> fidelity.Path:

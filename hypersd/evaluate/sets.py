@@ -7,12 +7,10 @@ evaluation share its chunks.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,7 +25,7 @@ from hypersd import tensors
 from hypersd.atomic import write_bytes, write_json
 from hypersd.bases import Base
 from hypersd.draw.pipeline import Drawer, Settings
-from hypersd.evaluate import solvers
+from hypersd.evaluate import sharing, solvers
 from hypersd.evaluate.eyes import Eyes
 from hypersd.evaluate.protocol import Plan
 
@@ -78,14 +76,20 @@ class Studio:
         """The set, from the cache as far as it is there. `second` lets the slow ResNet50 look too."""
         about = self.key(plan, prompts, seeds, second)
         folder = self.cache / "sets" / digest(json.dumps(about, sort_keys=True).encode())[:16]
-        write_json(folder / "about.json", about)
+        starts = range(0, len(prompts), CHUNK)
+        files = {start: folder / f"{start:06d}.safetensors" for start in starts}
+
+        def make(start: int) -> None:
+            part = slice(start, start + CHUNK)
+            drawn = self._draw(plan, prompts[part], seeds[part], second, start)
+            write_json(folder / "about.json", about)
+            write_bytes(files[start], save(drawn))
+
         chunks: dict[int, Set] = {}
         for wait in (False, True):  # what another process is drawing comes last
-            for start in range(0, len(prompts), CHUNK):
-                part, file = slice(start, start + CHUNK), folder / f"{start:06d}.safetensors"
-                draws = partial(self._draw, plan, prompts[part], seeds[part], second, start)
-                if start not in chunks and have(file, draws, wait):
-                    chunks[start] = tensors.read(file, REMEDY)[1]
+            for start in starts:
+                if start not in chunks and sharing.have(files[start], partial(make, start), wait):
+                    chunks[start] = tensors.read(files[start], REMEDY)[1]
                     tick(len(chunks[start]["seconds"]))
         ordered = [chunks[start] for start in sorted(chunks)]
         return {name: torch.cat([c[name] for c in ordered if name in c]) for name in ordered[0]}
@@ -103,33 +107,6 @@ class Studio:
         together = {name: torch.cat([s[name] for s in seen if name in s]).cpu() for name in seen[0]}
         halved = {"features", "second"}  # in fp16, as the features of real pictures are kept
         return {k: v.half() if k in halved else v.float() for k, v in together.items()}
-
-
-def have(file: Path, draws: Callable[[], Set], wait: bool) -> bool:
-    """Whether the chunk is on disk, drawn now if need be. False if another process is at it and `wait` is off."""
-    if file.is_file():
-        return True
-    with claimed(file, wait) as mine:
-        if mine and not file.is_file():
-            write_bytes(file, save(draws()))
-        return mine
-
-
-@contextmanager
-def claimed(file: Path, wait: bool) -> Iterator[bool]:
-    """Whether this process alone may make the file now, or once it may. The claim of a killed process ends with it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock = file.with_suffix(".lock")
-    with open(lock, "w") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.unlink(missing_ok=True)
 
 
 def draw(drawer: Drawer, prompts: Sequence[str], seeds: Sequence[int], settings: Settings) -> Float[Tensor, "b 3 h w"]:

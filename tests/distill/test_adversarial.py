@@ -164,6 +164,23 @@ def test_micro_batches_change_nothing(tmp_path):
         torch.testing.assert_close(parts[name], weight, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("changed", [{"lora.fold": True}, {"gradient_checkpointing": True, "precision": "bf16"}])
+def test_it_trains_a_real_base_in_every_mode(tiny_folder, tmp_path, changed):
+    """To what the plain way comes to; in bfloat16 only nearly."""
+    modes = [[f"{key}={value}" for key, value in mode.items()] for mode in ({}, changed)]
+    values = {**RECIPE, "base": str(tiny_folder), "data": {"kind": "prompts", "pool": 8, "steps": 2}, "batch": 4}
+    values |= {"lora": {"rank": 2, "dtype": "fp32"}, "stages": [{"segments": 1, "iterations": 3}]}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(values))
+    plain, other = (
+        files.read(train(recipe.load(path, mode), tmp_path / str(index))).weights for index, mode in enumerate(modes)
+    )
+    moved = sum(weight.square().sum() for name, weight in plain.items() if "lora_B" in name).sqrt()
+    apart = sum((other[name] - weight).square().sum() for name, weight in plain.items() if "lora_B" in name).sqrt()
+    assert moved > 0
+    assert apart / moved < (0.5 if "precision" in changed else 1e-2)
+
+
 @pytest.mark.parametrize("span", [[0.5, 0.5], [0.7, 0.2], [-0.1, 0.5], [0.0, 1.1]])
 @pytest.mark.parametrize("name", ["adversarial", "score"])
 def test_a_span_is_in_order(name, span):

@@ -45,6 +45,19 @@ def test_two_processes_end_where_one_does(folder):
     assert checkpoint.read(folder / "2").progress.stage == 2
 
 
+def test_an_opponent_is_shared_too(folder):
+    """Its network begins alike in both processes, and learns from the gradients of both."""
+    more = ["losses={adversarial: {width: 4, heads: {lr: 0.01}}}", "draw.visited_share=1", "draw.end=visited"]
+    more += ["draw.samplers=[ddim]", "draw.steps=[1, 2]", "stages=[{segments: 1, iterations: 6}]"]
+    for processes in (1, 2):
+        done = train(processes, folder / f"opposed-{processes}", *more)
+        assert done.returncode == 0, done.stderr
+    one, two = (checkpoint.read(folder / f"opposed-{name}").tensors for name in "12")
+    for name, expected in one.items():
+        torch.testing.assert_close(two[name], expected, rtol=1e-4, atol=1e-6)
+    assert losses(folder / "opposed-2") == pytest.approx(losses(folder / "opposed-1"), rel=1e-5)
+
+
 def test_a_batch_that_does_not_divide_is_told(folder):
     done = train(2, folder / "odd", "batch=9")
     assert done.returncode != 0

@@ -11,10 +11,10 @@ from hypersd import bases, recipe
 from hypersd.bases.toy import Gaussian
 from hypersd.diffusion.segments import Segments
 from hypersd.distill import checkpoint, losses
-from hypersd.distill.losses.score import FAKE, noised
+from hypersd.distill.losses.score import FAKE
 from hypersd.distill.randomness import generators
 from hypersd.distill.rollout import rollout
-from hypersd.distill.step import STUDENT, Nets, draw_batch
+from hypersd.distill.step import STUDENT, Nets, draw_batch, noise
 from hypersd.distill.train import train
 from hypersd.distill.watch import Silent
 from hypersd.draw.pipeline import Drawer, Settings
@@ -62,7 +62,8 @@ def test_the_gradient_is_the_difference_of_the_scores(toy, nets):
     """Times σ²/α, over the mean distance of x to the teacher's prediction."""
     x = DRAWN * torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     got = losses.load("score", {}).gradient(x, batch_of(toy), nets)
-    x_t, t, _ = noised(x, batch_of(toy), nets, (0.02, 0.98))
+    t, eps = noise(batch_of(toy), (0.02, 0.98))
+    x_t = toy.schedule.add_noise(x, eps, t)
     assert 20 <= t.min() < 100 < 900 < t.max() < 980
     alpha, sigma = toy.schedule.at(t, 4)
     real = (x_t + sigma**2 * score(x_t, t, REAL)) / alpha

@@ -122,8 +122,8 @@ def test_two_processes_share_a_set(tiny_base, lora, watchers, tmp_path, monkeypa
     order, original = [], sets.draw
     folder = tmp_path / "shared" / "sets" / next((tmp_path / "alone" / "sets").iterdir()).name
     folder.mkdir(parents=True)
-    dies = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(); time.sleep(99)"
-    asked = [sys.executable, "-c", dies, str(folder / "000001.lock")]
+    claims = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX)"
+    asked = [sys.executable, "-c", f"{claims}; print(flush=True); time.sleep(99)", str(folder / "000001.lock")]
     with subprocess.Popen(asked, stdout=subprocess.PIPE) as other:
         other.stdout.readline()  # it has its claim
 
@@ -134,7 +134,10 @@ def test_two_processes_share_a_set(tiny_base, lora, watchers, tmp_path, monkeypa
             return original(*given)
 
         monkeypatch.setattr(sets, "draw", draw)
-        together = shared.measure(plan, PROMPTS, seeds)
+        try:
+            together = shared.measure(plan, PROMPTS, seeds)
+        finally:
+            other.kill()
     assert order == [[1], [3], [4], [2]]
     assert torch.equal(alone["features"], together["features"])
     assert not list(folder.glob("*.lock"))

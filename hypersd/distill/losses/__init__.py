@@ -42,7 +42,11 @@ class Adversary(Protocol):
     """Of the opponent for each of the student's."""
 
     def build(self, base: Base, seed: int) -> nn.Module | None:
-        """Its own network beside the roles, new, which it then uses; None where it has none. Called once a stage."""
+        """Its own network beside the roles, which it then uses; None where it has none.
+
+        Called as a stage begins, in every process alike: on the base's device, the same for the same seed, and with
+        nothing in it but parameters, of which gradients are averaged.
+        """
 
     def student(self, batch: Batch, nets: Nets) -> Tensor: ...
 
@@ -56,16 +60,22 @@ def names() -> list[str]:
 def load(name: str, settings: Mapping[str, Any]) -> Loss:
     """The loss called `name`, or one of a third party by its dotted path. Raises ValueError in one line."""
     module = _import(name)
-    return module.Loss(check(module.Settings, settings, f"losses.{name}"))
+    loss = module.Loss(check(module.Settings, settings, f"losses.{name}"))
+    if hasattr(loss, "opponent") and not isinstance(loss, Adversary):
+        parts = [part for part in ("roles", "optimiser", "updates", "build") if not hasattr(loss, part)]
+        raise ValueError(f"the loss {name!r} has an opponent, but no {' and no '.join(parts)}: see `Adversary`")
+    if unknown := set(getattr(loss, "needs", ())) - {ROUTES, PATHS}:
+        raise ValueError(f"the loss {name!r} needs {sorted(unknown)[0]!r}, which no batch has: {ROUTES} or {PATHS}")
+    return loss
 
 
-def check_needs(name: str, loss: Loss, recipe: Recipe) -> None:
-    """Raises ValueError where the recipe's batches do not hold what the loss needs."""
-    needs = getattr(loss, "needs", ())
+def check_needs(name: str, loss: Loss, recipe: Recipe, stage: int) -> None:
+    """Raises ValueError where a stage's batches do not hold what the loss needs. `recipe` is that stage's own."""
+    needs, where = getattr(loss, "needs", ()), f"the loss {name!r} of stage {stage + 1}"
     if PATHS in needs and recipe.data.get("kind") != PATHS:
-        raise ValueError(f"the loss {name!r} follows the teacher's paths: set data={{kind: paths}}")
+        raise ValueError(f"{where} follows the teacher's paths: set data={{kind: paths}}")
     if ROUTES in needs and recipe.draw.visited_share < 1:
-        raise ValueError(f"the loss {name!r} follows a sampler's timesteps: set draw.visited_share=1")
+        raise ValueError(f"{where} follows a sampler's timesteps: set draw.visited_share=1 there")
 
 
 def _import(name: str) -> Any:

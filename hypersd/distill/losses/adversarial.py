@@ -23,12 +23,13 @@ from torch.nn import functional as F
 from hypersd.bases import Base
 from hypersd.distill.discriminator import Discriminator
 from hypersd.distill.rollout import rollout
-from hypersd.distill.step import ROUTES, Batch, Latents, Nets, noised
+from hypersd.distill.step import ROUTES, Batch, Latents, Nets, noise
 from hypersd.recipe import Optimiser, Span, Strict
 
 
 class Settings(Strict):
     weight: float = Field(0.1, ge=0)
+    """0.1 as in PCM and TDD."""
     form: Literal["nonsaturating", "hinge"] = "nonsaturating"
     span: Span = (0.0, 0.75)
     """t of the noise is uniform in this part of the timesteps."""
@@ -37,6 +38,7 @@ class Settings(Strict):
     updates: int = Field(1, ge=1)
     """Of the heads for each of the student's."""
     heads: Optimiser = Optimiser(lr=1e-4, betas=(0.0, 0.99))
+    """β as in SDXL-Lightning."""
 
 
 class Loss:
@@ -55,28 +57,25 @@ class Loss:
         """−D(drawing), or −log σ(D(drawing)): the mean over places, then over heads."""
         x = nets.once(rollout, batch).final
         with frozen(self.network):
-            (votes,) = self.votes([x], batch, nets)
-        lost = (lambda v: -v) if self.settings.form == "hinge" else (lambda v: F.softplus(-v))
-        return self.settings.weight * mean(lost(v) for v in votes)
+            votes = self.network(*self.features([x], batch, nets))
+        hinge = self.settings.form == "hinge"
+        return self.settings.weight * mean(-v if hinge else F.softplus(-v) for v in votes)
 
     def opponent(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
         """max(0, 1 − D(data)) + max(0, 1 + D(drawing)), or −log σ(D(data)) − log σ(−D(drawing))."""
         with torch.no_grad():
             drawn = nets.once(rollout, batch).final.detach()
-        fake, real = self.votes([drawn, batch.x0], batch, nets)
+            seen = self.features([drawn, batch.x0], batch, nets)
+        fake, real = (self.network(features) for features in seen)
         if self.settings.form == "hinge":
             return mean(F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True))
         return mean(F.softplus(-r).mean() + F.softplus(f).mean() for r, f in zip(real, fake, strict=True))
 
-    def votes(self, pictures: Sequence[Latents], batch: Batch, nets: Nets) -> list[list[Tensor]]:
-        """Of each head on each of these batches of pictures, all noised alike."""
-        _, t, eps = noised(pictures[0], batch, nets, self.settings.span)
-        found = []
-        for x in pictures:
-            with nets.roles.play():
-                seen = nets.base.features(nets.base.schedule.add_noise(x, eps, t), t, batch.cond)
-            found.append(self.network(seen))
-        return found
+    def features(self, pictures: Sequence[Latents], batch: Batch, nets: Nets) -> list[list[Tensor]]:
+        """What the frozen base makes of each of these batches of pictures, all noised alike."""
+        base, (t, eps) = nets.base, noise(batch, self.settings.span)
+        with nets.roles.play():
+            return [base.features(base.schedule.add_noise(x, eps, t), t, batch.cond) for x in pictures]
 
 
 def mean(terms: Iterator[Tensor]) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hypersd.bases import Base
 from hypersd.distill.rollout import rollout
-from hypersd.distill.step import ROUTES, Batch, Latents, Nets, noised
+from hypersd.distill.step import ROUTES, Batch, Latents, Nets, noise
 from hypersd.draw.pipeline import bind
 from hypersd.recipe import Optimiser, Span, Strict
 
@@ -61,7 +61,8 @@ class Loss:
     def gradient(self, x: Latents, batch: Batch, nets: Nets) -> Latents:
         """(x0_fake − x0_real) / mean|x − x0_real|, the mean over each sample, in float32."""
         base, given = nets.base, self.settings.guidance
-        x_t, t, _ = noised(x, batch, nets, self.settings.span)
+        t, eps = noise(batch, self.settings.span)
+        x_t = base.schedule.add_noise(x, eps, t)
         scale = batch.guidance if given is None else torch.full_like(batch.guidance, given or 1.0)
         with nets.roles.play():
             real, _ = bind(base, batch.cond, base.null(batch.cond), scale)(x_t, t)
@@ -74,7 +75,8 @@ class Loss:
         """The fake score's own training: the ε of a noised drawing."""
         with torch.no_grad():
             x = nets.once(rollout, batch).final.detach()
-            x_t, t, eps = noised(x, batch, nets, (0.0, 1.0))
+            t, eps = noise(batch, (0.0, 1.0))
+            x_t = nets.base.schedule.add_noise(x, eps, t)
         with nets.roles.play(FAKE):
             _, predicted = nets.base.predict(x_t, t, batch.cond)
         return (predicted - eps).square().mean()
