@@ -156,6 +156,8 @@ class Roles:
 def _folded(layer: Any, role: str, dtype: torch.dtype | None) -> Tensor:
     """W + scale · B A of one layer, in the shape of W."""
     weight = layer.get_base_layer().weight
+    if layer.scaling[role] == 0:  # the very weight: a copy elsewhere in memory may round differently
+        return weight.to(dtype or weight.dtype)
     if role in layer.lora_A:
         change = layer.lora_B[role].weight.flatten(1) @ layer.lora_A[role].weight.flatten(1)
     else:  # an embedding, whose weight is the other way round
