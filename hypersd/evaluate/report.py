@@ -217,7 +217,8 @@ def _summary(report: Report) -> str:
     about = report.about
     words = [f"{about.get('pictures')} pictures a set, {about.get('seeds')} sets of seeds"]
     words += [f"split `{about.get('split')}`, guidance {about.get('guidance')}"]
-    words += [f"{about.get('date')}, {about.get('machine')}, {about.get('threads')} threads"]
+    threads = about.get("threads")
+    words += [f"{about.get('date')}, {about.get('machine')}, {threads} thread{'s' * (threads != 1)}"]
     if "drawing_seconds" in about:
         words += [f"{about['drawing_seconds'] / 60:.1f} min of drawing"]
     words += [f"{k} {v[:12]}" for k, v in about.get("sha256", {}).items()]

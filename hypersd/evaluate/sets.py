@@ -91,7 +91,7 @@ class Studio:
                 if start not in chunks and sharing.have(files[start], partial(make, start), wait):
                     chunks[start] = tensors.read(files[start], REMEDY)[1]
                     tick(len(chunks[start]["seconds"]))
-        ordered = [chunks[start] for start in sorted(chunks)]
+        ordered = [chunks[start] for start in starts]
         return {name: torch.cat([c[name] for c in ordered if name in c]) for name in ordered[0]}
 
     def _draw(self, plan: Plan, prompts: Sequence[str], seeds: Sequence[int], second: bool, start: int) -> Set:

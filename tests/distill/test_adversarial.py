@@ -11,11 +11,10 @@ from torch.nn import functional as F
 
 from hypersd import bases, recipe
 from hypersd.diffusion.segments import Segments
-from hypersd.distill import checkpoint, losses
+from hypersd.distill import losses
 from hypersd.distill.randomness import generators
 from hypersd.distill.step import STUDENT, Nets, draw_batch
 from hypersd.distill.train import train
-from hypersd.distill.watch import Silent
 from hypersd.draw.pipeline import Drawer, Settings
 from hypersd.lora import files
 from hypersd.lora.roles import Roles
@@ -136,32 +135,6 @@ def test_the_drawings_reach_the_data(tmp_path):
     assert drawn_std(train(recipe.parse(RECIPE), tmp_path / "run")) == pytest.approx(DATA, rel=0.05)
     line = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert line["terms"].keys() == {"adversarial", "adversarial, opponent"}
-
-
-class Stop(Silent):
-    def update(self, iteration: int, loss: float, lr: float) -> None:
-        if iteration == 5:
-            raise KeyboardInterrupt
-
-
-def test_a_run_goes_on_with_its_heads_as_they_were(tmp_path):
-    made = recipe.parse({**RECIPE, "checkpoint_every": 3, "batch": 4, "stages": [{"segments": 1, "iterations": 8}]})
-    train(made, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        train(made, tmp_path / "cut", watch=Stop())
-    assert any(name.startswith("network adversarial/") for name in checkpoint.read(tmp_path / "cut").tensors)
-    train(made, tmp_path / "cut", resume=True)
-    whole, cut = (checkpoint.read(tmp_path / name) for name in ("whole", "cut"))
-    assert all(torch.equal(tensor, cut.tensors[name]) for name, tensor in whole.tensors.items())
-
-
-def test_micro_batches_change_nothing(tmp_path):
-    few = {**RECIPE, "batch": 4, "stages": [{"segments": 1, "iterations": 4}]}
-    whole, parts = (
-        files.read(train(recipe.parse({**few, "micro_batch": size}), tmp_path / str(size))).weights for size in (4, 3)
-    )
-    for name, weight in whole.items():
-        torch.testing.assert_close(parts[name], weight, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("changed", [{"lora.fold": True}, {"gradient_checkpointing": True, "precision": "bf16"}])

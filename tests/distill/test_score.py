@@ -10,15 +10,13 @@ import torch
 from hypersd import bases, recipe
 from hypersd.bases.toy import Gaussian
 from hypersd.diffusion.segments import Segments
-from hypersd.distill import checkpoint, losses
+from hypersd.distill import losses
 from hypersd.distill.losses.score import FAKE
 from hypersd.distill.randomness import generators
 from hypersd.distill.rollout import rollout
 from hypersd.distill.step import STUDENT, Nets, draw_batch, noise
 from hypersd.distill.train import train
-from hypersd.distill.watch import Silent
 from hypersd.draw.pipeline import Drawer, Settings
-from hypersd.lora import files
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Draw
 
@@ -129,31 +127,3 @@ def test_the_drawings_reach_the_data_itself(tmp_path, steps):
     assert drawn_std(lora, steps) == pytest.approx(REAL, rel=0.03)
     line = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert line["terms"].keys() == {"score", "score, opponent"}
-
-
-class Stop(Silent):
-    def update(self, iteration: int, loss: float, lr: float) -> None:
-        if iteration == 5:
-            raise KeyboardInterrupt
-
-
-def test_a_run_goes_on_with_its_opponent_as_it_was(tmp_path):
-    made = recipe.parse({**RECIPE, "checkpoint_every": 3, "batch": 4, "stages": [{"segments": 1, "iterations": 8}]})
-    train(made, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        train(made, tmp_path / "cut", watch=Stop())
-    train(made, tmp_path / "cut", resume=True)
-    whole, cut = (checkpoint.read(tmp_path / name) for name in ("whole", "cut"))
-    assert {name.partition("/")[0] for name in whole.tensors} == {STUDENT, FAKE}
-    assert all(torch.equal(tensor, cut.tensors[name]) for name, tensor in whole.tensors.items())
-
-
-@pytest.mark.parametrize("micro_batch", [1, 3])
-def test_micro_batches_change_nothing(tmp_path, micro_batch):
-    few = {**RECIPE, "batch": 4, "stages": [{"segments": 1, "iterations": 4}]}
-    whole, parts = (
-        files.read(train(recipe.parse({**few, "micro_batch": size}), tmp_path / str(size))).weights
-        for size in (None, micro_batch)
-    )
-    for name, weight in whole.items():
-        torch.testing.assert_close(parts[name], weight, rtol=1e-4, atol=1e-6)
