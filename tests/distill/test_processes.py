@@ -11,16 +11,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from hypersd import recipe
 from hypersd.distill import checkpoint
+from hypersd.distill.train import train as run
 from hypersd.lora import files
 
-ROOT = Path(__file__).parents[2]
+RECIPE = Path(__file__).parents[2] / "recipes" / "toy.yaml"
 STAGES = ("stages=[{segments: 8, iterations: 6}, {segments: 4, iterations: 6}]", "batch=8", "checkpoint_every=4")
 
 
-def train(processes: int, out: Path, *more: str) -> subprocess.CompletedProcess:
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launch, "-m", "hypersd", "train", str(ROOT / "recipes" / "toy.yaml"), *STAGES, *more]
+def alone(out: Path, *more: str) -> None:
+    run(recipe.load(RECIPE, [*STAGES, *more]), out)
+
+
+def in_two(out: Path, *more: str) -> subprocess.CompletedProcess:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [sys.executable, *launch, "-m", "hypersd", "train", str(RECIPE), *STAGES, *more]
     settings = {**os.environ, "OMP_NUM_THREADS": "1"}  # and no more: torchrun alone must do
     return subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, env=settings)
 
@@ -35,9 +41,9 @@ def folder(tmp_path_factory):
 
 
 def test_two_processes_end_where_one_does(folder):
-    for processes in (1, 2):
-        done = train(processes, folder / str(processes))
-        assert done.returncode == 0, done.stderr
+    alone(folder / "1")
+    done = in_two(folder / "2")
+    assert done.returncode == 0, done.stderr
     one, two = (files.read(folder / name / "lora.safetensors").weights for name in "12")
     for name, expected in one.items():
         torch.testing.assert_close(two[name], expected, rtol=1e-4, atol=1e-6)
@@ -49,9 +55,9 @@ def test_an_opponent_is_shared_too(folder):
     """Its network begins alike in both processes, and learns from the gradients of both."""
     more = ["losses={adversarial: {width: 4, heads: {lr: 0.01}}}", "draw.visited_share=1", "draw.end=visited"]
     more += ["draw.samplers=[ddim]", "draw.steps=[1, 2]", "stages=[{segments: 1, iterations: 6}]"]
-    for processes in (1, 2):
-        done = train(processes, folder / f"opposed-{processes}", *more)
-        assert done.returncode == 0, done.stderr
+    alone(folder / "opposed-1", *more)
+    done = in_two(folder / "opposed-2", *more)
+    assert done.returncode == 0, done.stderr
     one, two = (checkpoint.read(folder / f"opposed-{name}").tensors for name in "12")
     for name, expected in one.items():
         torch.testing.assert_close(two[name], expected, rtol=1e-4, atol=1e-6)
@@ -59,7 +65,7 @@ def test_an_opponent_is_shared_too(folder):
 
 
 def test_a_batch_that_does_not_divide_is_told(folder):
-    done = train(2, folder / "odd", "batch=9")
+    done = in_two(folder / "odd", "batch=9")
     assert done.returncode != 0
     assert "a batch of 9 does not divide over 2 processes" in done.stderr + done.stdout
     assert not (folder / "odd").exists()

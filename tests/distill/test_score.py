@@ -108,10 +108,10 @@ RECIPE = {
     "lora": {"rank": 1, "dtype": "fp32"},
     "teacher": {"guidance": [1, 1]},
     "draw": {"end": "visited", "visited_share": 1.0, "samplers": ["ddim"], "steps": [1], "pure_noise": 1.0},
-    "optimiser": {"lr": 0.004, "betas": [0.5, 0.99], "decay": "cosine"},
+    "optimiser": {"lr": 0.006, "betas": [0.5, 0.99], "decay": "cosine"},
     "losses": {"score": {"updates": 3, "fake": {"lr": 0.05, "betas": [0.9, 0.99], "decay": "cosine"}}},
     "batch": 12,
-    "stages": [{"segments": 1, "iterations": 400}],
+    "stages": [{"segments": 1, "iterations": 200}],
 }
 
 
