@@ -9,7 +9,9 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("hypersd", "typeguard.typechecked")  # before anything imports hypersd
+import tests.shapes  # noqa: F401
+
+install_import_hook("hypersd", "tests.shapes.checked")  # before anything imports hypersd
 torch.set_num_threads(1)  # tiny networks are slower on more, and pytest-xdist runs a process a core
 
 CONTEXT = 8  # width of the tiny text encoder, and so of the UNet's cross-attention

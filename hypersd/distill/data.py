@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -41,6 +41,7 @@ def silent(words: str) -> None:
     pass
 
 
+@runtime_checkable
 class Data(Protocol):
     """Samples, each chosen by its own generator."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from hypersd.recipe import Stage
 
 
+@runtime_checkable
 class Watcher(Protocol):
     def stage(self, index: int, stage: Stage, done: int) -> None:
         """A stage begins, or goes on at iteration `done`."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ Callback = Callable[[int, int, Tensor], None]
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
+@runtime_checkable
 class Sampler(Protocol):
     def grid(self, steps: int, total: int = 1000) -> list[int]: ...
 

@@ -27,6 +27,7 @@ from hypersd.distill.step import PATHS, ROUTES, Batch, Nets
 from hypersd.recipe import Optimiser, Recipe, check
 
 
+@runtime_checkable
 class Loss(Protocol):
     def student(self, batch: Batch, nets: Nets) -> Tensor: ...
 
