@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from hypersd.diffusion import samplers
 from hypersd.diffusion.grids import MAX_STEPS
@@ -100,6 +100,17 @@ def _ordered(span: tuple[float, float]) -> tuple[float, float]:
 
 Span = Annotated[tuple[float, float], AfterValidator(_ordered)]
 """A part of the timesteps: 0 is no noise, 1 is t = 999."""
+
+
+def _of_a_loss(weight: Any) -> Any:
+    ends = weight if isinstance(weight, list | tuple) else (weight, weight)
+    if len(ends) != 2 or not all(isinstance(end, int | float) and 0 <= end < math.inf for end in ends):
+        raise ValueError("give a number of 0 or more, or two: [first, last]")
+    return weight
+
+
+Weight = Annotated[float | tuple[float, float], BeforeValidator(_of_a_loss)]
+"""Of a loss: a number, or [first, last], evenly from the one to the other over the stage."""
 
 
 class Stage(Strict):

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from hypersd import bases
 from hypersd.cli import app
 from hypersd.cli.errors import FAILURE, MISTAKE
 from hypersd.lora import files
@@ -98,3 +99,58 @@ def test_a_lora_that_is_a_pickle_is_not_opened(base: Path, tmp_path: Path, endin
     renamed = path.rename(path.with_suffix(".safetensors"))
     refused(["sample", "a fox", "--base", base, "--lora", renamed], FAILURE, "lora.safetensors is damaged")
     assert not (tmp_path / "opened").exists()
+
+
+# merging
+
+
+def test_merges_that_cannot_be(lora: Path) -> None:
+    for option, value, *words in (
+        ("--strengths", "1,x", "--strengths wants numbers", "such as 1,0.7", "'1,x'"),
+        ("--strengths", "1", "--strengths wants a number for each of the 2 LoRAs", "'1'"),
+        ("--strengths", "1,inf", "strength of a LoRA must be a number", "not inf"),
+        ("--strengths", "1,1e9", "is not finite as torch.float16", "--dtype fp32"),
+        ("--rank", "0", "rank of a LoRA must be 1 or more, not 0"),
+        ("--dtype", "fp8", "--dtype wants fp16 or fp32, not 'fp8'"),
+        ("--out", "m.ckpt", "--out must name a .safetensors file, not 'm.ckpt'"),
+    ):
+        refused(["merge", lora, lora, "--out", "m.safetensors", option, value], MISTAKE, *words)
+    refused(["merge", lora, "--out", "m.safetensors"], MISTAKE, "nothing to merge: name two LoRAs or more")
+
+
+def test_a_merge_does_not_overwrite_its_own_parts(lora: Path) -> None:
+    before = lora.read_bytes()
+    refused(["merge", "bundled", lora, "--out", lora], MISTAKE, "good.safetensors is one of the files to merge")
+    assert lora.read_bytes() == before
+
+
+def test_a_merge_of_two_bases(lora: Path, tiny_base, tmp_path: Path) -> None:
+    shape = {"cross_attention_dim": 768}
+    said = (
+        "good.safetensors was trained on another base: its cross_attention_dim is 8, that of other.safetensors is 768"
+    )
+    other = write_lora(bases.load(tiny_base.source, "cpu"), tmp_path / "other.safetensors", shape=shape)
+    refused(["merge", other, lora, "--out", "m.safetensors"], MISTAKE, said, "use LoRAs of one base together")
+
+
+def test_a_merge_of_other_widths_that_names_no_base(lora: Path, tmp_path: Path) -> None:
+    tensors = {
+        name: torch.zeros(*t.shape[:-1], 8) if "to_q.lora_A" in name else t for name, t in load_file(lora).items()
+    }
+    save_file(tensors, tmp_path / "other.safetensors", {"format": "pt"})
+    words = ["other.safetensors was trained on another base", "attn1.to_q is [4, 8]", "good.safetensors is [4, 4]"]
+    refused(["merge", lora, tmp_path / "other.safetensors", "--out", "m.safetensors"], MISTAKE, *words)
+
+
+def test_a_merge_of_what_cannot_be_read(lora: Path, tmp_path: Path) -> None:
+    command = ["merge", lora, "--out", "m.safetensors"]
+    refused([*command, "none"], FAILURE, "no LoRA file at none")
+    pickled, cut = tmp_path / "lora.pt", tmp_path / "cut.safetensors"
+    torch.save(Bomb(tmp_path / "opened"), pickled)
+    refused([*command, pickled], MISTAKE, "lora.pt is not a safetensors file")
+    cut.write_bytes(lora.read_bytes()[:-5])
+    refused([*command, cut], FAILURE, "cut.safetensors is damaged")
+    assert not (tmp_path / "opened").exists()
+    broken = {name: tensor * float("nan") for name, tensor in load_file(lora).items()}
+    save_file(broken, cut, {"format": "pt"})
+    refused([*command, cut], MISTAKE, "is not finite as torch.float16", "a LoRA is broken")

@@ -12,6 +12,7 @@ from hypersd.cli.compare import compare
 from hypersd.cli.demo import demo
 from hypersd.cli.errors import FAILURE, Verbs, say, wants_traceback
 from hypersd.cli.evaluate import evaluate
+from hypersd.cli.merge import merge
 from hypersd.cli.sample import sample
 from hypersd.cli.train import train
 
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (sample, compare, train, evaluate, demo):
+for verb in (sample, compare, train, merge, evaluate, demo):
     app.command()(verb)
 
 

@@ -26,9 +26,21 @@ def numbers(text: str, option: str) -> list[int]:
         raise ValueError(f"{option} wants whole numbers with commas between, such as 1,2,4,8; not {text!r}") from None
 
 
+def decimals(text: str, option: str) -> list[float]:
+    """The list that "1,0.7" says."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} wants numbers with commas between, such as 1,0.7; not {text!r}") from None
+
+
 def check_png(path: Path) -> Path:
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"--out must name a .png file, not {path.name!r}")
+    return check_out(path, ".png")
+
+
+def check_out(path: Path, ending: str) -> Path:
+    if path.suffix.lower() != ending:
+        raise ValueError(f"--out must name a {ending} file, not {path.name!r}")
     if path.is_dir():
         raise ValueError(f"--out: {path} is a folder")
     return path

@@ -35,6 +35,14 @@ def guide(cond: Latent, null: Latent, scale: Float[Tensor, " b"] | float) -> Lat
     return torch.lerp(null, cond, scale)
 
 
+def renoise(schedule: Schedule, x_t: Latent, t: Int[Tensor, " b"], to: Int[Tensor, " b"], eps: Latent) -> Latent:
+    """From timestep t up to a noisier one: x_to ~ N(a x_t, (1 − a²) I) with a = α_to / α_t."""
+    alpha_t, _ = schedule.at(t, x_t.ndim)
+    alpha_to, _ = schedule.at(to, x_t.ndim)
+    ratio = alpha_to / alpha_t
+    return ratio * x_t + (1 - ratio**2).clamp(min=0).sqrt() * eps
+
+
 def ode_step(schedule: Schedule, predict: Predict, x_t: Latent, t: Tensor, s: Tensor) -> Latent:
     """One DDIM step t → s of `predict`. With a guided teacher this is Eq. 1, x̂_s = Ψ(x_t, f_tea, s)."""
     x0, eps = predict(x_t, t)

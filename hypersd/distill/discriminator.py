@@ -7,6 +7,8 @@ network in memory.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -27,19 +29,42 @@ class Head(nn.Sequential):
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(width, 1, 1),
         )
+        self.channels, self.width = channels, width
 
 
 class Discriminator(nn.Module):
-    def __init__(self, base: Base, width: int, seed: int = 0) -> None:
+    """At each depth a pool of heads, one of which votes."""
+
+    def __init__(self, base: Base, width: int, seed: int = 0, pool: int = 1, maps: int = 1) -> None:
+        """Heads see `maps` maps of a depth at once."""
         super().__init__()
+        self.size = pool
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.heads = nn.ModuleList(Head(channels, width) for channels in depths(base))
+            pools = [[Head(maps * channels, width) for _ in range(pool)] for channels in depths(base)]
+        self.pools = nn.ModuleList(nn.ModuleList(pool) for pool in pools)
         self.to(base.device)
 
-    def forward(self, features: list[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b _"]]:
-        """The votes on a batch, of each head."""
-        return [head(seen).flatten(1) for head, seen in zip(self.heads, features, strict=True)]
+    def choose(self, rng: torch.Generator) -> list[int]:
+        """Which head of each pool is to vote."""
+        return [int(torch.randint(self.size, (), generator=rng)) for _ in self.pools]
+
+    def forward(self, features: list[Float[Tensor, "b _ _ _"]], chosen: list[int]) -> list[Float[Tensor, "b _"]]:
+        """The votes on a batch, of the chosen head of each depth."""
+        depths = zip(self.pools.children(), chosen, features, strict=True)
+        return [cast(nn.ModuleList, pool)[index](seen).flatten(1) for pool, index, seen in depths]
+
+    @torch.no_grad()
+    def refresh(self, share: float, rng: torch.Generator) -> None:
+        """Begins each head anew with this chance (NitroFusion, Chen et al. 2024, §3.2); its moments stay."""
+        heads = [head for head in self.modules() if isinstance(head, Head)]
+        chances, seeds = torch.rand(len(heads), generator=rng), torch.randint(2**31, (len(heads),), generator=rng)
+        for head, chance, seed in zip(heads, chances.tolist(), seeds.tolist(), strict=True):
+            if chance < share:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed)
+                    fresh = Head(head.channels, head.width)
+                head.load_state_dict(fresh.state_dict())
 
 
 @torch.no_grad()

@@ -22,6 +22,12 @@ def generators(seed: int, stage: int, iteration: int, indices: range) -> Generat
     return [torch.Generator().manual_seed(int(words[i] >> np.uint64(1))) for i in indices]
 
 
+def shared(seed: int, stage: int, iteration: int) -> torch.Generator:
+    """One for the whole batch, the same in every process and micro-batch."""
+    word = np.random.SeedSequence([seed, stage, iteration], spawn_key=(1,)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(word >> np.uint64(1)))
+
+
 def uniform(rngs: Generators, numbers: int) -> list[Tensor]:
     """`numbers` independent tensors of shape b, uniform in [0, 1), float64."""
     rows = torch.stack([torch.rand(numbers, generator=rng, dtype=torch.float64) for rng in rngs])

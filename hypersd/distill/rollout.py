@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hypersd.diffusion.segments import NOWHERE
+from hypersd.diffusion.solver import jump
 from hypersd.distill.step import STUDENT, Batch, Latents, Nets, Timesteps
 
 
@@ -17,7 +18,10 @@ class Jump:
     """One jump of the samples that are still under way."""
 
     samples: Int[Tensor, " n"]
+    t: Timesteps
     end: Timesteps
+    x0: Latents
+    """What the student predicted at t."""
     landed: Latents
 
 
@@ -37,7 +41,8 @@ def rollout(batch: Batch, nets: Nets) -> Rollout:
         going = (t > end).nonzero().squeeze(1)  # the others have arrived
         if len(going) == 0:
             break
-        landed = nets.jump(STUDENT, x[going], t[going], end[going], batch.cond[going])
-        jumps.append(Jump(going, end[going], landed))
+        x0, eps = nets.predict(STUDENT, x[going], t[going], batch.cond[going])
+        landed = jump(nets.base.schedule, x0, eps, end[going])
+        jumps.append(Jump(going, t[going], end[going], x0, landed))
         x = x.index_put((going,), landed)
     return Rollout(tuple(jumps), x)

@@ -24,7 +24,7 @@ from hypersd.diffusion.solver import jump, ode_step
 from hypersd.distill.randomness import Generators, normal, uniform
 from hypersd.draw.pipeline import bind
 from hypersd.lora.roles import Roles
-from hypersd.recipe import Draw, Span
+from hypersd.recipe import Draw, Span, Weight
 
 Latents = Float[Tensor, "b c h w"]
 Timesteps = Int[Tensor, " b"]
@@ -54,9 +54,18 @@ class Batch:
     total: int = 1000
     rngs: Generators = ()
     """Each sample's generator, for what a loss draws."""
+    shared: torch.Generator = field(default_factory=torch.Generator)
+    """One generator for all samples, in every process: for what a loss draws for itself."""
+    progress: float = 0.0
+    """The share of the stage's iterations that are done."""
 
     def __len__(self) -> int:
         return len(self.t)
+
+    def now(self, weight: Weight) -> float:
+        """A loss's weight at this point of the stage."""
+        first, last = weight if isinstance(weight, tuple) else (weight, weight)
+        return first + (last - first) * self.progress
 
     @property
     def whole_path(self) -> Float[Tensor, "b p c h w"]:
@@ -99,10 +108,14 @@ class Nets:
             self._latest[compute] = batch, compute(batch, self)
         return self._latest[compute][1]
 
+    def predict(self, role: str, x_t: Latents, t: Timesteps, cond: Cond) -> tuple[Latents, Latents]:
+        """f_role's (x0, ε)."""
+        with self.roles.play(role):
+            return self.base.predict(x_t, t, cond)
+
     def jump(self, role: str, x_t: Latents, t: Timesteps, end: Timesteps, cond: Cond) -> Latents:
         """f_role's jump t → end."""
-        with self.roles.play(role):
-            x0, eps = self.base.predict(x_t, t, cond)
+        x0, eps = self.predict(role, x_t, t, cond)
         return jump(self.base.schedule, x0, eps, end)
 
     @torch.no_grad()
@@ -173,9 +186,14 @@ def draw_batch(
     return Batch(x0, eps, x_t, t, s, end, cond, scale, route, path, total, rngs)
 
 
-def noise(batch: Batch, span: Span) -> tuple[Timesteps, Latents]:
-    """A timestep from this part of all, and noise, for each sample."""
+def noise_level(batch: Batch, span: Span, end: Timesteps, t: Timesteps | None = None) -> Timesteps:
+    """A timestep for each sample, uniform in what this part of all shares with [end, t], or at the nearer end of it."""
     (u,) = uniform(batch.rngs, 1)
-    low, high = span
-    t = ((low + (high - low) * u) * batch.total).long().clamp(max=batch.total - 1)
-    return t.to(batch.x0.device), normal(batch.rngs, batch.x0.shape[1:]).to(batch.x0)
+    least, most = end.to(u).clamp(min=0), torch.full_like(u, batch.total) if t is None else t.to(u) + 1
+    low, high = (torch.clamp(torch.full_like(u, share * batch.total), least, most) for share in span)
+    return torch.minimum((low + (high - low) * u).long(), most.long() - 1).to(end)
+
+
+def noise(batch: Batch) -> Latents:
+    """Standard normal, of each sample's own generator."""
+    return normal(batch.rngs, batch.x0.shape[1:]).to(batch.x0)

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from hypersd.distill import checkpoint, resolve, trained
 from hypersd.distill.checkpoint import Progress
 from hypersd.distill.data import Data
 from hypersd.distill.losses import Adversary, Loss
-from hypersd.distill.randomness import generators
+from hypersd.distill.randomness import generators, shared
 from hypersd.distill.samples import draw_strip
 from hypersd.distill.step import PREVIOUS, STUDENT, TARGET, Batch, Nets, draw_batch
 from hypersd.distill.trained import Trained
@@ -226,7 +226,9 @@ def _batch(run: Run, stage: StageParts, iteration: int, indices: range) -> Batch
     rngs = generators(run.recipe.seed, stage.index, iteration, indices)
     x0, cond = run.data.draw(rngs)
     draw, guidance = stage.recipe.draw, stage.recipe.teacher.guidance
-    return draw_batch(run.base, x0, cond, rngs, stage.segments, draw, stage.visited, guidance)
+    batch = draw_batch(run.base, x0, cond, rngs, stage.segments, draw, stage.visited, guidance)
+    common = shared(run.recipe.seed, stage.index, iteration)
+    return replace(batch, shared=common, progress=iteration / stage.student.iterations)
 
 
 def _learn(

@@ -39,11 +39,10 @@ class Trained:
     def _average(self, accelerator: Any) -> None:
         if accelerator.num_processes == 1:
             return
-        flat = torch.cat([parameter.grad.flatten() for parameter in self.parameters if parameter.grad is not None])
-        mean = accelerator.reduce(flat, "mean")
-        pieces = mean.split([parameter.numel() for parameter in self.parameters])
-        for parameter, piece in zip(self.parameters, pieces, strict=True):
-            parameter.grad = piece.view_as(parameter).clone()
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]  # the same in all
+        mean = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+        for gradient, piece in zip(gradients, mean.split([each.numel() for each in gradients]), strict=True):
+            gradient.copy_(piece.view_as(gradient))
 
 
 def made(parameters: Sequence[nn.Parameter], settings: Optimiser, iterations: int) -> Trained:

@@ -5,6 +5,7 @@ Header (safetensors metadata, strings):
     hyper.recipe            the resolved recipe, JSON
     hyper.sampler           sampler, steps, guidance, JSON
     hyper.base              the network it was trained on, JSON: shape, prediction type, digest of the weights
+    hyper.merged            what it was merged from, JSON, if it was
     modelspec.*             the ModelSpec fields that UIs show
 
 Alpha is folded into B, so that alpha = rank and scale 1.0 is right in every reader: most drop alpha,
@@ -51,6 +52,9 @@ class LoraFile:
     base: dict[str, Any]
     recipe: dict[str, Any] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
+    merged: dict[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
+    """Of the file; `weights` are fp32."""
 
 
 class Adapter(BaseModel):
@@ -82,11 +86,12 @@ def write(
     recipe: Mapping[str, Any],
     sampler: Mapping[str, Any],
     dtype: torch.dtype = torch.float16,
+    merged: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the file by rename: it is whole or it is not there."""
     rank, alpha, targets = shape
     tensors = {
-        _key(name): (tensor if _is_a(name) else tensor * (alpha / rank)).to(dtype).contiguous()
+        _key(name): (tensor if is_a(name) else tensor * (alpha / rank)).to(dtype).contiguous()
         for name, tensor in state.items()
     }
     about = {"r": rank, "lora_alpha": rank, "target_modules": list(targets)}
@@ -98,6 +103,7 @@ def write(
         "hyper.recipe": json.dumps(recipe, sort_keys=True),
         "hyper.sampler": json.dumps(sampler, sort_keys=True),
         "hyper.base": json.dumps(base, sort_keys=True),
+        **({"hyper.merged": json.dumps(merged, sort_keys=True)} if merged else {}),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "stable-diffusion-v1/lora",
         "modelspec.implementation": "diffusers",
@@ -113,21 +119,23 @@ def read(path: Path) -> LoraFile:
     weights = {_name(key): tensor.float() for key, tensor in tensors.items()}
     _check_halves(weights, path.name)
     _fold_alpha(weights, header, path.name)
-    rank = _pad(weights)
+    rank = pad(weights)
     return LoraFile(
         weights=weights,
         rank=rank,
-        targets=tuple(sorted(_pairs(weights))),
+        targets=tuple(sorted(layers(weights))),
         base=_json(header, "hyper.base", path.name),
         recipe=_json(header, "hyper.recipe", path.name),
         sampler=_json(header, "hyper.sampler", path.name),
+        merged=_json(header, "hyper.merged", path.name),
+        dtype=one_dtype(tensor.dtype for tensor in tensors.values()),
     )
 
 
 def with_alpha(file: LoraFile, alpha: float | None) -> dict[str, Tensor]:
     """Its weights for a role of this alpha (None: the rank): what `write` folded into B comes out of it again."""
     scale = file.rank / (file.rank if alpha is None else alpha)
-    return {name: tensor if _is_a(name) else tensor * scale for name, tensor in file.weights.items()}
+    return {name: tensor if is_a(name) else tensor * scale for name, tensor in file.weights.items()}
 
 
 def check_fits(file: LoraFile, net: nn.Module, name: str, prediction: str | None = None) -> None:
@@ -142,7 +150,7 @@ def check_fits(file: LoraFile, net: nn.Module, name: str, prediction: str | None
                 f"{name} was trained on another base: its {key} is {theirs}, this base has {mine[key]}; {REMEDY}"
             )
     modules = dict(net.named_modules())
-    for layer, (a, b) in _pairs(file.weights).items():
+    for layer, (a, b) in layers(file.weights).items():
         made, here = _made_for(file.weights[a], file.weights[b], a), _shape(modules.get(layer))
         if here is None:
             raise ValueError(f"{name} was trained on another base: it has weights for {layer}, this base has none")
@@ -156,11 +164,40 @@ def check_fits(file: LoraFile, net: nn.Module, name: str, prediction: str | None
         )
 
 
+def check_same_base(file: LoraFile, other: LoraFile, name: str, beside: str) -> None:
+    """Raises ValueError, with one line that says where they part, if two LoRAs are of different bases.
+
+    What either does not say or have is no difference; other weights of the same shape are noticed, as above.
+    """
+    mine, theirs = _about(file), _about(other)
+    for key, value in mine.items():
+        if key != DIGEST and theirs.get(key, value) != value:
+            said = f"its {key} is {value}, that of {beside} is {theirs[key]}"
+            raise ValueError(f"{name} was trained on another base: {said}; use LoRAs of one base together")
+    if DIGEST in mine and theirs.get(DIGEST, mine[DIGEST]) != mine[DIGEST]:
+        warnings.warn(
+            f"{name} was trained on other weights than {beside}, of the same shape; quality may suffer", stacklevel=2
+        )
+
+
+def one_dtype(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    """The one that all are, else float32."""
+    found = set(dtypes)
+    return found.pop() if len(found) == 1 else torch.float32
+
+
 def _digest(net: nn.Module) -> str:
     """Of the frozen weights as fp16: the same for a base kept in either precision, and with LoRAs on it."""
     named = {name.replace(".base_layer", ""): p for name, p in net.named_parameters() if "lora_" not in name}
     chosen = [p.detach().flatten()[:: max(1, p.numel() // DIGEST_VALUES)].half() for _, p in sorted(named.items())]
     return hashlib.sha256(torch.cat(chosen).cpu().numpy().tobytes()).hexdigest()[:12]
+
+
+def _about(file: LoraFile) -> dict[str, Any]:
+    """What a LoRA tells of its base: what its header says, and the shape of each weight that it changes."""
+    weights = file.weights
+    shapes = {layer: _made_for(weights[a], weights[b], a) for layer, (a, b) in layers(weights).items()}
+    return {**file.base, **shapes}
 
 
 def _made_for(a: Tensor, b: Tensor, name: str) -> list[int]:
@@ -204,7 +241,7 @@ def _json(header: Mapping[str, str], key: str, name: str) -> dict[str, Any]:
 
 
 def _check_keys(keys: Iterable[str], name: str) -> None:
-    if not any(_is_a(key) for key in keys):
+    if not any(is_a(key) for key in keys):
         raise ValueError(f"{name} is not a LoRA in the diffusers layout (no lora_A weights in it)")
     for key in keys:
         if key.startswith("text_encoder"):
@@ -218,7 +255,7 @@ def _check_keys(keys: Iterable[str], name: str) -> None:
 
 def _check_halves(weights: Mapping[str, Tensor], name: str) -> None:
     """Each layer has an A and a B of one rank."""
-    pairs = _pairs(weights)
+    pairs = layers(weights)
     for weight in weights:
         layer = _layer(weight)
         a, b = (weights.get(half) for half in pairs.get(layer, (weight, "")))
@@ -230,15 +267,15 @@ def _fold_alpha(weights: dict[str, Tensor], header: Mapping[str, str], name: str
     said = _json(header, "lora_adapter_metadata", name)
     try:
         adapter = Adapter(**{key.removeprefix(PREFIX): value for key, value in said.items() if key.startswith(PREFIX)})
-        for layer, (a, b) in _pairs(weights).items():
+        for layer, (a, b) in layers(weights).items():
             weights[b] = weights[b] * adapter.scale(layer, len(weights[a]))
     except (ValidationError, re.error) as error:
         raise _damaged(name, f"lora_adapter_metadata: {error}") from error
 
 
-def _pad(weights: dict[str, Tensor]) -> int:
+def pad(weights: dict[str, Tensor]) -> int:
     """Brings every layer to the highest rank, which is returned: rows and columns of zeros change nothing."""
-    pairs = _pairs(weights).values()
+    pairs = layers(weights).values()
     rank = max(len(weights[a]) for a, _ in pairs)
     for a, b in pairs:
         if missing := rank - len(weights[a]):
@@ -248,9 +285,9 @@ def _pad(weights: dict[str, Tensor]) -> int:
     return rank
 
 
-def _pairs(weights: Iterable[str]) -> dict[str, tuple[str, str]]:
+def layers(weights: Iterable[str]) -> dict[str, tuple[str, str]]:
     """The names of A and B for each layer."""
-    halves = [name for name in weights if _is_a(name)]
+    halves = [name for name in weights if is_a(name)]
     return {_layer(a): (a, a.replace("lora_A", "lora_B").replace("embedding_A", "embedding_B")) for a in halves}
 
 
@@ -268,5 +305,5 @@ def _name(key: str) -> str:
     return name.removesuffix(".weight") if "lora_embedding_" in name else name
 
 
-def _is_a(name: str) -> bool:
+def is_a(name: str) -> bool:
     return "lora_A" in name or "lora_embedding_A" in name

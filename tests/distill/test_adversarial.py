@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from torch.nn import functional as F
 from hypersd import bases, recipe
 from hypersd.diffusion.segments import Segments
 from hypersd.distill import losses
-from hypersd.distill.randomness import generators
-from hypersd.distill.step import STUDENT, Nets, draw_batch
+from hypersd.distill.discriminator import Discriminator
+from hypersd.distill.randomness import generators, shared
+from hypersd.distill.step import STUDENT, Nets, draw_batch, noise, tscd
 from hypersd.distill.train import train
 from hypersd.draw.pipeline import Drawer, Settings
 from hypersd.lora import files
@@ -89,20 +91,21 @@ def by_hand(plain, weights, heads, form):
         last = torch.full_like(t, -1)
         final = torch.where(twice, schedule.add_noise(x0_half, eps_half, last), schedule.add_noise(x0, eps, last))
 
-    def votes(x, numbers):
-        u, noise = numbers
-        at = (0.75 * u * 1000).long()
-        return heads(backbone.features(schedule.add_noise(x, noise, at), at, batch.cond))
+    def votes(x, at):
+        noise = torch.stack([torch.randn(4, 8, 8, generator=g) for g in batch.rngs])
+        ratio = (schedule.alpha[at] / schedule.alpha[0]).view(-1, 1, 1, 1)
+        x_t = ratio * x + (1 - ratio**2).sqrt() * noise
+        return heads(backbone.features(x_t, at, batch.cond), [0] * len(heads.pools))
 
-    def numbers():
+    def level():
         u = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in batch.rngs])[:, 0]
-        return u, torch.stack([torch.randn(4, 8, 8, generator=g) for g in batch.rngs])
+        return (0.75 * u * 1000).long()
 
     hinge = form == "hinge"
-    lost = torch.stack([(-v if hinge else -F.logsigmoid(v)).mean() for v in votes(final, numbers())]).mean()
+    lost = torch.stack([(-v if hinge else -F.logsigmoid(v)).mean() for v in votes(final, level())]).mean()
     of_student = torch.autograd.grad(lost, list(roles.parameters(STUDENT).values()))
-    again = numbers()
-    fake, real = votes(final.detach(), again), votes(batch.x0, again)
+    at = level()
+    fake, real = votes(final.detach(), at), votes(batch.x0, at)
     if hinge:
         apart = [(1 - r).clamp(min=0).mean() + (1 + f).clamp(min=0).mean() for r, f in zip(real, fake, strict=True)]
     else:
@@ -117,10 +120,10 @@ RECIPE = {
     "lora": {"rank": 1, "dtype": "fp32"},
     "teacher": {"guidance": [1, 1]},
     "draw": {"end": "visited", "visited_share": 1.0, "samplers": ["ddim"], "steps": [1], "pure_noise": 1.0},
-    "optimiser": {"lr": 0.003, "betas": [0.5, 0.99], "decay": "cosine"},
+    "optimiser": {"lr": 0.002, "betas": [0.5, 0.99], "decay": "cosine"},
     "losses": {"adversarial": {"weight": 1.0, "width": 16, "heads": {"lr": 0.005, "betas": [0, 0.99]}}},
-    "batch": 12,
-    "stages": [{"segments": 1, "iterations": 150}],
+    "batch": 24,
+    "stages": [{"segments": 1, "iterations": 250}],
 }
 
 
@@ -152,6 +155,95 @@ def test_it_trains_a_real_base_in_every_mode(tiny_folder, tmp_path, changed):
     apart = sum((other[name] - weight).square().sum() for name, weight in plain.items() if "lora_B" in name).sqrt()
     assert moved > 0
     assert apart / moved < (0.5 if "precision" in changed else 1e-2)
+
+
+@pytest.mark.parametrize("real", ["target", "data"])
+def test_a_jump_is_held_against_where_it_should_land(tiny_base, real):
+    """The consistency target, or the data at that noise; both carried above `end`, to one t, by noise of their own."""
+    loss, _, nets = opened(tiny_base, of="jump", real=real, span=[0.2, 0.6])
+    batch = batch_of(tiny_base, 16)
+    fake, end = loss.fake(batch, nets)
+    step = tscd(batch, nets)
+    assert torch.equal(end, batch.end)
+    torch.testing.assert_close(fake, step.x_end)
+    truth = loss.real(batch, nets)
+    if real == "target":
+        torch.testing.assert_close(truth, step.target)
+    else:
+        apart = (truth - tiny_base.schedule.at(end, 4)[0] * batch.x0) / tiny_base.schedule.at(end, 4)[1]
+        assert apart.std() == pytest.approx(1, rel=0.1)
+    x_t, t = loss.noised(torch.zeros_like(fake), end, batch, nets)
+    again, _ = loss.noised(torch.zeros_like(fake), end, batch, nets, t)
+    assert (t >= end).all()
+    assert t.min() >= 200
+    assert t.max() < 600
+    assert abs(torch.corrcoef(torch.stack([x_t.flatten(), again.flatten()]))[0, 1]) < 0.1
+
+
+def test_a_pair_is_seen_from_where_it_began(tiny_base):
+    """Heads of twice the maps: another x_t, another vote."""
+    loss, heads, nets = opened(tiny_base, of="jump", pair=True)
+    batch = batch_of(tiny_base)
+    x_t, t = loss.noised(batch.x0, batch.end, batch, nets)
+    votes = loss.votes(x_t, t, batch, nets, heads.choose(batch.shared))
+    elsewhere = loss.votes(x_t, t, replace(batch, x_t=batch.x0), nets, [0] * len(heads.pools))
+    assert not any(torch.allclose(a, b) for a, b in zip(votes, elsewhere, strict=True))
+    loss.student(batch, nets).backward()
+    assert any(p.grad.abs().max() > 0 for p in nets.roles.parameters(STUDENT).values() if p.grad is not None)
+
+
+def test_a_pool_gives_one_head_to_each_update(tiny_base):
+    loss, heads, nets = opened(tiny_base, pool=3)
+    batch = batch_of(tiny_base)
+    chosen = heads.choose(batch_of(tiny_base).shared)  # what refresh draws comes first
+    loss.opponent(batch, nets).backward()
+    trained = [[index for index, head in enumerate(pool) if head[0].weight.grad is not None] for pool in heads.pools]
+    assert all(len(of_pool) == 1 for of_pool in trained)
+    picks = {tuple(heads.choose(shared(0, 0, iteration))) for iteration in range(20)}
+    assert len(picks) > 5
+    assert all(0 <= index < 3 for index in chosen)
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.25, 10, 40), (1.0, 90, 90)])
+def test_heads_begin_anew_by_chance(tiny_base, share, least, most):
+    """The same ones and alike in every process: all of it comes from the generator that they share."""
+    one, two = (Discriminator(tiny_base, 4, pool=30) for _ in range(2))
+    assert len(one.pools) == 3
+    before = [head[0].weight.clone() for pool in one.pools for head in pool]
+    one.refresh(share, shared(0, 0, 7))
+    two.refresh(share, shared(0, 0, 7))
+    heads = [head for pool in one.pools for head in pool]
+    anew = sum(not torch.equal(head[0].weight, was) for head, was in zip(heads, before, strict=True))
+    assert least <= anew <= most
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_r1_is_how_much_a_vote_on_the_real_changes(tiny_base):
+    values = {}
+    for r1 in (0.0, 3.0):
+        loss, heads, nets = opened(tiny_base, r1=r1, r1_noise=0.5)
+        batch = batch_of(tiny_base)
+        values[r1] = loss.opponent(batch, nets).item()
+    loss, heads, nets = opened(tiny_base, r1=1.0)
+    batch = batch_of(tiny_base)
+    loss.network.refresh(0.0, batch.shared)
+    chosen = heads.choose(batch.shared)
+    loss.fake(batch, nets)
+    _, t = loss.noised(batch.x0, torch.full_like(batch.end, -1), batch, nets)
+    real, _ = loss.noised(batch.x0, torch.full_like(batch.end, -1), batch, nets, t)
+    shaken = real + 0.5 * noise(batch)
+    changed = [
+        (a - b).square().mean()
+        for a, b in zip(*(loss.votes(x, t, batch, nets, chosen) for x in (real, shaken)), strict=True)
+    ]
+    assert values[3.0] - values[0.0] == pytest.approx(3.0 * float(torch.stack(changed).mean()), rel=1e-4)
+    assert values[3.0] > values[0.0]
+
+
+@pytest.mark.parametrize("wrong", [{"real": "target"}, {"pair": True}])
+def test_a_drawing_has_no_target(wrong):
+    with pytest.raises(ValueError, match="need of: jump"):
+        losses.load("adversarial", wrong)
 
 
 @pytest.mark.parametrize("span", [[0.5, 0.5], [0.7, 0.2], [-0.1, 0.5], [0.0, 1.1]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -32,6 +33,31 @@ def test_what_a_loss_lacks_is_said_before_anything_is_written(tmp_path, loss, ch
     with pytest.raises(ValueError, match=f"the loss '{loss}' of stage 1 follows .*{remedy}"):
         train(made, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_weight_may_move_over_the_stage(tmp_path):
+    """From its first value towards its last, by the share of iterations that are done."""
+    values = {"name": "moving", "base": "toy", "data": {"kind": "gaussian"}, "batch": 4}
+    stages = [{"segments": 8, "iterations": 5}]
+    terms = {}
+    for name, weight in {"fixed": 1.0, "moving": [1.0, 0.0]}.items():
+        made = recipe.parse({**values, "losses": {"consistency": {"weight": weight}}, "stages": stages, **FROZEN})
+        train(made, tmp_path / name)
+        lines = (tmp_path / name / "log.jsonl").read_text().splitlines()
+        terms[name] = [json.loads(line)["loss"] for line in lines]
+    expected = [loss * (1 - index / 5) for index, loss in enumerate(terms["fixed"])]
+    assert terms["moving"] == pytest.approx(expected, rel=1e-3)
+
+
+FROZEN = {"optimiser": {"lr": 1e-12}}
+
+
+@pytest.mark.parametrize("weight", [-1.0, [1.0, -0.1], [1.0], "much"])
+def test_a_weight_is_a_number_or_two(weight):
+    with pytest.raises(
+        ValueError, match=r"recipe key 'losses.consistency.weight': give a number of 0 or more, or two: \[first, last\]"
+    ):
+        losses.load("consistency", {"weight": weight})
 
 
 def test_half_an_adversary_is_told(monkeypatch):

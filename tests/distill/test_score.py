@@ -11,10 +11,10 @@ from hypersd import bases, recipe
 from hypersd.bases.toy import Gaussian
 from hypersd.diffusion.segments import Segments
 from hypersd.distill import losses
-from hypersd.distill.losses.score import FAKE
+from hypersd.distill.losses.score import FAKE, Made
 from hypersd.distill.randomness import generators
 from hypersd.distill.rollout import rollout
-from hypersd.distill.step import STUDENT, Nets, draw_batch, noise
+from hypersd.distill.step import STUDENT, Nets, draw_batch, noise, noise_level
 from hypersd.distill.train import train
 from hypersd.draw.pipeline import Drawer, Settings
 from hypersd.lora.roles import Roles
@@ -56,25 +56,73 @@ def score(x_t, t, std):
     return -x_t / (alpha**2 * std**2 + sigma**2)
 
 
-def test_the_gradient_is_the_difference_of_the_scores(toy, nets):
-    """Times σ²/α, over the mean distance of x to the teacher's prediction."""
+def made(x, t=999, end=-1):
+    def full(timestep):
+        return torch.full((len(x),), timestep)
+
+    return Made(x, x, full(t), full(end))
+
+
+@pytest.mark.parametrize(("t", "end"), [(999, -1), (999, 499), (499, -1)])
+def test_the_gradient_is_the_difference_of_the_scores(toy, nets, t, end):
+    """Times σ²/α, over the mean distance of x0 to the teacher's prediction; between the two ends of its jump."""
     x = DRAWN * torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    got = losses.load("score", {}).gradient(x, batch_of(toy), nets)
-    t, eps = noise(batch_of(toy), (0.02, 0.98))
-    x_t = toy.schedule.add_noise(x, eps, t)
-    assert 20 <= t.min() < 100 < 900 < t.max() < 980
-    alpha, sigma = toy.schedule.at(t, 4)
-    real = (x_t + sigma**2 * score(x_t, t, REAL)) / alpha
-    expected = sigma**2 / alpha * (score(x_t, t, DRAWN) - score(x_t, t, REAL))
+    got = losses.load("score", {}).gradient(made(x, t, end), batch_of(toy), nets)
+    again = batch_of(toy)
+    tau = noise_level(again, (0.02, 0.98), torch.full((64,), end), torch.full((64,), t))
+    ratio = (toy.schedule.alpha[tau] / toy.schedule.alpha[max(end, 0)]).view(-1, 1, 1, 1)
+    x_t = ratio * x + (1 - ratio**2).sqrt() * noise(again)
+    low, high = max(20, end), min(980, t)
+    assert low <= tau.min() < low + 80 < high - 80 < tau.max() <= high
+    alpha, sigma = toy.schedule.at(tau, 4)
+    real = (x_t + sigma**2 * score(x_t, tau, REAL)) / alpha
+    expected = sigma**2 / alpha * (score(x_t, tau, DRAWN) - score(x_t, tau, REAL))
     expected = expected / (x - real).abs().flatten(1).mean(1).view(-1, 1, 1, 1)
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
-    assert expected.abs().mean() > 0.1
+    assert expected.abs().mean() > 0.05
 
 
 def test_drawings_like_the_teachers_do_not_move(toy, nets):
     nets.roles.load(FAKE, {name: torch.zeros_like(weight) for name, weight in nets.roles.state(FAKE).items()})
     x = torch.randn(8, 1, 8, 8)
-    assert losses.load("score", {}).gradient(x, batch_of(toy, 8), nets).abs().max() == 0
+    assert losses.load("score", {}).gradient(made(x), batch_of(toy, 8), nets).abs().max() == 0
+
+
+def test_a_trajectory_is_judged_at_every_landing(toy, nets):
+    """One random jump of each sample: where it landed, what it had predicted, between its own two ends."""
+    loss, batch = losses.load("score", {"trajectory": True}), batch_of(toy, 256, routes=((999,), (999, 749, 249)))
+    got, drawn = loss.made(batch, nets), rollout(batch, nets)
+    jumps = set()
+    for index in range(256):
+        t, end = int(got.t[index]), int(got.end[index])
+        (jump,) = (jump for jump in drawn.jumps if index in jump.samples and t in jump.t[jump.samples == index])
+        row = int((jump.samples == index).nonzero())
+        assert end == jump.end[row]
+        assert torch.equal(got.x[index], jump.landed[row])
+        assert torch.equal(got.x0[index], jump.x0[row])
+        jumps.add((t, end))
+    assert jumps == {(999, -1), (999, 749), (749, 249), (249, -1)}
+
+
+@pytest.mark.parametrize(("t", "end"), [(999, -1), (749, 249)])
+def test_the_fake_score_learns_the_score_of_what_was_made(toy, nets, t, end, monkeypatch):
+    """At its optimum, here in closed form, the loss has no gradient; a little off it has."""
+    loss, size = losses.load("score", {}), 512
+    x = torch.randn(size, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * DRAWN
+    monkeypatch.setattr(loss, "made", lambda batch, nets: made(x, t, end))
+    level = toy.schedule.alpha[max(end, 0)]
+    tau = torch.arange(1000)
+    ratio = toy.schedule.alpha / level
+    ideal = toy.schedule.sigma / (ratio**2 * DRAWN**2 + 1 - ratio**2)  # ε = −σ ∇log p
+    state = nets.roles.state(FAKE)
+    a, b = sorted(state)
+    lost = {}
+    for factor in (0.9, 1.0, 1.1):
+        apart = factor * ideal - toy.unet.table(tau)[:, 0]
+        nets.roles.load(FAKE, {a: apart.view_as(state[a]), b: torch.ones_like(state[b])})
+        with torch.no_grad():
+            lost[factor] = float(loss.opponent(batch_of(toy, size), nets))
+    assert lost[1.0] < min(lost[0.9], lost[1.1])
 
 
 def test_each_phase_trains_its_own(toy, nets):
@@ -93,7 +141,7 @@ def test_each_phase_trains_its_own(toy, nets):
     ]
     again = batch_of(toy)
     x = rollout(again, nets).final
-    along = 3.0 * loss.gradient(x.detach(), again, nets) / x.numel()
+    along = 3.0 * loss.gradient(made(x.detach()), again, nets) / x.numel()
     expected = torch.autograd.grad(x, student, along, allow_unused=True)
     for got, wanted in zip(kept, expected, strict=True):
         assert (got is None) == (wanted is None)

@@ -15,7 +15,7 @@ from torch import Tensor
 from hypersd.diffusion.grids import strided
 from hypersd.diffusion.samplers import Callback, Generators, noise_like
 from hypersd.diffusion.schedule import Schedule
-from hypersd.diffusion.solver import Predict, full, jump
+from hypersd.diffusion.solver import Predict, full, jump, renoise
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,3 @@ class Sampler:
             if callback:
                 callback(step, t, x0)
         return x
-
-
-def renoise(schedule: Schedule, x: Tensor, t: Tensor, to: Tensor, eps: Tensor) -> Tensor:
-    """From timestep t up to a noisier one: x_to ~ N(a x_t, (1 − a²) I) with a = α_to / α_t."""
-    alpha_t, _ = schedule.at(t, x.ndim)
-    alpha_to, _ = schedule.at(to, x.ndim)
-    ratio = alpha_to / alpha_t
-    return ratio * x + (1 - ratio**2).clamp(min=0).sqrt() * eps

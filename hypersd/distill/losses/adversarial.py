@@ -1,81 +1,138 @@
-"""Adversarial loss: the student's drawings must look, to a discriminator, like the data (Hyper-SD §3.1).
+"""Adversarial loss: what the student makes must look, to a discriminator, like what it should (Hyper-SD §3.1).
 
-Drawings and data are noised to one random t with one noise, and seen by the frozen base under their caption; heads on
-what it makes of them tell the two apart (`discriminator.py`). The data is `batch.x0`: with `data: {kind: paths}` the
-teacher's own pictures, else what was encoded. A regression draws the middle of what it is unsure of; a
-discriminator knows that no picture looks like that.
+Fake and real are noised to one random t, each with its own noise, and seen by the frozen base under their caption;
+heads on what it makes of them tell the two apart (`discriminator.py`). A regression draws the middle of what it is
+unsure of; a discriminator knows that no picture looks like that.
 
-The drawings are whole rollouts over every N that the recipe names, so `draw.visited_share` must be 1.
+    of: jump       one jump t → end, against the consistency target there (`real: target`, as in Hyper-SD and PCM) or
+                   against the data noised to `end` (`real: data`)
+    of: drawing    whole rollouts over every N that the recipe names, against the data (DMD2 §4.3, §4.5)
+
+The data is `batch.x0`: with `data: {kind: paths}` the teacher's own pictures, else what was encoded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hypersd.bases import Base
+from hypersd.diffusion.solver import renoise
 from hypersd.distill.discriminator import Discriminator
 from hypersd.distill.rollout import rollout
-from hypersd.distill.step import ROUTES, Batch, Latents, Nets, noise
-from hypersd.recipe import Optimiser, Span, Strict
+from hypersd.distill.step import ROUTES, Batch, Latents, Nets, Timesteps, noise, noise_level, tscd
+from hypersd.recipe import Optimiser, Span, Strict, Weight
 
 
 class Settings(Strict):
-    weight: float = Field(0.1, ge=0)
-    """0.1 as in PCM and TDD."""
+    weight: Weight = 0.1
+    """0.1 as in PCM and TDD. Hyper-SD raises it from stage to stage, while that of the MSE falls."""
     form: Literal["nonsaturating", "hinge"] = "nonsaturating"
+    of: Literal["drawing", "jump"] = "drawing"
+    real: Literal["data", "target"] = "data"
+    pair: bool = False
+    """Whether heads also see where the jump began, x_t: is this where that should have led? (SDXL-Lightning §3.3)"""
     span: Span = (0.0, 0.75)
-    """t of the noise is uniform in this part of the timesteps."""
+    """t of the noise is uniform in this part of the timesteps, as far as it lies above where a jump ends."""
     width: int = Field(64, ge=1)
     """Channels inside a head."""
+    pool: int = Field(1, ge=1)
+    """Heads at each depth, of which an update draws one."""
+    refreshed: float = Field(0.0, ge=0, le=1)
+    """The share of heads that each update begins anew, so that none knows the student too well (NitroFusion: 0.01)."""
+    r1: float = Field(0.0, ge=0)
+    """Weight of the approximate R1: a vote on the real should not change with a little noise (APT, Lin et al. 2025)."""
+    r1_noise: float = Field(0.01, gt=0)
     updates: int = Field(1, ge=1)
     """Of the heads for each of the student's."""
     heads: Optimiser = Optimiser(lr=1e-4, betas=(0.0, 0.99))
     """β as in SDXL-Lightning."""
 
+    @model_validator(mode="after")
+    def _a_drawing_has_no_target(self) -> Settings:
+        if self.of == "drawing" and (self.real == "target" or self.pair):
+            raise ValueError("real: target and pair need of: jump, a drawing of many jumps has neither")
+        return self
+
 
 class Loss:
-    needs = (ROUTES,)
-
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.needs = (ROUTES,) if settings.of == "drawing" else ()
         self.roles: dict[str, int | None] = {}
         self.optimiser, self.updates = settings.heads, settings.updates
 
     def build(self, base: Base, seed: int) -> Discriminator:
-        self.network = Discriminator(base, self.settings.width, seed)
+        settings = self.settings
+        self.network = Discriminator(base, settings.width, seed, settings.pool, maps=2 if settings.pair else 1)
         return self.network
 
     def student(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
-        """−D(drawing), or −log σ(D(drawing)): the mean over places, then over heads."""
-        x = nets.once(rollout, batch).final
+        """−D(fake), or −log σ(D(fake)): the mean over places, then over heads."""
+        fake, end = self.fake(batch, nets)
+        x_t, t = self.noised(fake, end, batch, nets)
         with frozen(self.network):
-            votes = self.network(*self.features([x], batch, nets))
+            votes = self.votes(x_t, t, batch, nets, self.network.choose(batch.shared))
         hinge = self.settings.form == "hinge"
-        return self.settings.weight * mean(-v if hinge else F.softplus(-v) for v in votes)
+        return batch.now(self.settings.weight) * mean(-v if hinge else F.softplus(-v) for v in votes)
 
     def opponent(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
-        """max(0, 1 − D(data)) + max(0, 1 + D(drawing)), or −log σ(D(data)) − log σ(−D(drawing))."""
+        """max(0, 1 − D(real)) + max(0, 1 + D(fake)), or −log σ(D(real)) − log σ(−D(fake)); and R1."""
+        settings = self.settings
+        self.network.refresh(settings.refreshed, batch.shared)
         with torch.no_grad():
-            drawn = nets.once(rollout, batch).final.detach()
-            seen = self.features([drawn, batch.x0], batch, nets)
-        fake, real = (self.network(features) for features in seen)
-        if self.settings.form == "hinge":
-            return mean(F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True))
-        return mean(F.softplus(-r).mean() + F.softplus(f).mean() for r, f in zip(real, fake, strict=True))
+            fake, end = self.fake(batch, nets)
+            x_t, t = self.noised(fake, end, batch, nets)
+            real = self.noised(self.real(batch, nets), end, batch, nets, t)[0]
+        heads = self.network.choose(batch.shared)
+        of_real, of_fake = (self.votes(x, t, batch, nets, heads) for x in (real, x_t))
+        lost = _hinge if settings.form == "hinge" else F.softplus
+        apart = mean(lost(-r) for r in of_real) + mean(lost(f) for f in of_fake)
+        if settings.r1 == 0:
+            return apart
+        shaken = self.votes(real + settings.r1_noise * noise(batch), t, batch, nets, heads)
+        return apart + settings.r1 * mean((a - b).square() for a, b in zip(of_real, shaken, strict=True))
 
-    def features(self, pictures: Sequence[Latents], batch: Batch, nets: Nets) -> list[list[Tensor]]:
-        """What the frozen base makes of each of these batches of pictures, all noised alike."""
-        base, (t, eps) = nets.base, noise(batch, self.settings.span)
+    def fake(self, batch: Batch, nets: Nets) -> tuple[Latents, Timesteps]:
+        """What the student made, and the timestep that it lies at."""
+        if self.settings.of == "jump":
+            return nets.once(tscd, batch).x_end, batch.end
+        return nets.once(rollout, batch).final, torch.full_like(batch.end, -1)
+
+    def real(self, batch: Batch, nets: Nets) -> Latents:
+        """What lies there in truth."""
+        if self.settings.real == "target":
+            return nets.once(tscd, batch).target
+        if self.settings.of == "jump":
+            return nets.base.schedule.add_noise(batch.x0, noise(batch), batch.end)
+        return batch.x0
+
+    def noised(
+        self, x: Latents, at: Timesteps, batch: Batch, nets: Nets, t: Timesteps | None = None
+    ) -> tuple[Latents, Timesteps]:
+        """x carried up to t >= at, drawn if it is not given."""
+        t = noise_level(batch, self.settings.span, at) if t is None else t
+        return renoise(nets.base.schedule, x, at, t, noise(batch)), t
+
+    def votes(self, x_t: Latents, t: Timesteps, batch: Batch, nets: Nets, heads: list[int]) -> list[Tensor]:
+        """Of these heads, on what the frozen base makes of x_t; with `pair` on where the jump began too."""
         with nets.roles.play():
-            return [base.features(base.schedule.add_noise(x, eps, t), t, batch.cond) for x in pictures]
+            seen = nets.base.features(x_t, t, batch.cond)
+            if self.settings.pair:
+                begun = nets.base.features(batch.x_t, batch.t, batch.cond)
+                seen = [torch.cat(maps, 1) for maps in zip(seen, begun, strict=True)]
+        return self.network(seen, heads)
+
+
+def _hinge(votes: Tensor) -> Tensor:
+    return F.relu(1 + votes)
 
 
 def mean(terms: Iterator[Tensor]) -> Tensor:

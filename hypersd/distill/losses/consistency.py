@@ -15,4 +15,4 @@ class Loss:
 
     def student(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
         step = nets.once(tscd, batch)
-        return self.settings.between(step.x_end, step.target)
+        return batch.now(self.settings.weight) * self.settings.between(step.x_end, step.target)

@@ -21,4 +21,4 @@ class Loss:
 
     def student(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
         x_end = nets.jump(STUDENT, batch.x_t, batch.t, batch.end, batch.cond)
-        return self.settings.between(x_end, batch.on_path(batch.end))
+        return batch.now(self.settings.weight) * self.settings.between(x_end, batch.on_path(batch.end))

@@ -32,4 +32,4 @@ class Loss:
         for jump in nets.once(rollout, batch).jumps:
             target = pick_point(path[jump.samples], jump.end, batch.total)
             misses.append(self.settings.between(jump.landed, target) * (len(jump.samples) / len(path)))
-        return torch.stack(misses).sum()
+        return batch.now(self.settings.weight) * torch.stack(misses).sum()

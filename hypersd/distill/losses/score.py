@@ -7,9 +7,13 @@ times σ²/α. Where the student's drawings are distributed as the teacher's, th
 
 The drawings are whole rollouts over every N that the recipe names (backward simulation), so `draw.visited_share`
 must be 1. The MSE that Hyper-SD adds for stability is the loss `rollout` beside this one.
+With `trajectory` not only their ends are held against the teacher but where each of their jumps lands, τ between
+its two ends (TDM, Luo et al. 2025): the whole way must be as likely, and the fake score learns each part of it.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -17,10 +21,12 @@ from pydantic import Field
 from torch import Tensor
 
 from hypersd.bases import Base
+from hypersd.diffusion.solver import renoise
+from hypersd.distill.randomness import uniform
 from hypersd.distill.rollout import rollout
-from hypersd.distill.step import ROUTES, Batch, Latents, Nets, noise
+from hypersd.distill.step import ROUTES, Batch, Latents, Nets, Timesteps, noise, noise_level
 from hypersd.draw.pipeline import bind
-from hypersd.recipe import Optimiser, Span, Strict
+from hypersd.recipe import Optimiser, Span, Strict, Weight
 
 FAKE = "fake"
 LEAST = 1e-6
@@ -28,16 +34,27 @@ LEAST = 1e-6
 
 
 class Settings(Strict):
-    weight: float = Field(1.0, ge=0)
+    weight: Weight = 1.0
     guidance: float | None = Field(None, ge=0)
     """Of the teacher's score; None is `teacher.guidance`. The fake score is never guided."""
     span: Span = (0.02, 0.98)
     """τ is uniform in this part of the timesteps."""
+    trajectory: bool = False
     rank: int | None = Field(None, ge=1)
     """Of the fake score's LoRA; None is `lora.rank`."""
     updates: int = Field(1, ge=1)
     """Of the fake score for each of the student's (the two time-scales of DMD2)."""
     fake: Optimiser = Optimiser(lr=1e-5, betas=(0.0, 0.999))
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the student made of each sample: x at `end`, by a jump from t that predicted x0."""
+
+    x: Latents
+    x0: Latents
+    t: Timesteps
+    end: Timesteps
 
 
 class Loss:
@@ -53,30 +70,51 @@ class Loss:
 
     def student(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
         """½ |x − sg(x − gradient)|², whose gradient is `gradient`, as a mean over elements."""
-        x = nets.once(rollout, batch).final
-        towards = (x - self.gradient(x, batch, nets)).detach()
-        return 0.5 * self.settings.weight * (x - towards).square().mean()
+        made = self.made(batch, nets)
+        towards = (made.x - self.gradient(made, batch, nets)).detach()
+        return 0.5 * batch.now(self.settings.weight) * (made.x - towards).square().mean()
+
+    def made(self, batch: Batch, nets: Nets) -> Made:
+        """The drawings; with `trajectory`, where a random jump of each landed."""
+        drawn = nets.once(rollout, batch)
+        if not self.settings.trajectory:
+            last = torch.full_like(batch.end, -1)
+            return Made(drawn.final, drawn.final, torch.full_like(last, batch.total - 1), last)
+        (u,) = uniform(batch.rngs, 1)
+        place = (u.to(batch.x0.device) * (batch.route >= 0).sum(1)).long()
+        rows = [(jump.samples, place[jump.samples] == column, jump) for column, jump in enumerate(drawn.jumps)]
+        order = torch.cat([samples[here] for samples, here, _ in rows]).argsort()
+        pick = [torch.cat([getattr(jump, name)[here] for _, here, jump in rows])[order] for name in NAMES]
+        return Made(*pick)
 
     @torch.no_grad()
-    def gradient(self, x: Latents, batch: Batch, nets: Nets) -> Latents:
-        """(x0_fake − x0_real) / mean|x − x0_real|, the mean over each sample, in float32."""
+    def gradient(self, made: Made, batch: Batch, nets: Nets) -> Latents:
+        """(x0_fake − x0_real) / mean|x0 − x0_real|, the mean over each sample, in float32."""
         base, given = nets.base, self.settings.guidance
-        t, eps = noise(batch, self.settings.span)
-        x_t = base.schedule.add_noise(x, eps, t)
+        tau = noise_level(batch, self.settings.span, made.end, made.t)
+        x_t = renoise(base.schedule, made.x, made.end, tau, noise(batch))
         scale = batch.guidance if given is None else torch.full_like(batch.guidance, given or 1.0)
         with nets.roles.play():
-            real, _ = bind(base, batch.cond, base.null(batch.cond), scale)(x_t, t)
-        with nets.roles.play(FAKE):
-            fake, _ = base.predict(x_t, t, batch.cond)
-        away = (x - real).abs().flatten(1).mean(1).clamp(min=LEAST)
+            real, _ = bind(base, batch.cond, base.null(batch.cond), scale)(x_t, tau)
+        fake, _ = nets.predict(FAKE, x_t, tau, batch.cond)
+        away = (made.x0 - real).abs().flatten(1).mean(1).clamp(min=LEAST)
         return torch.nan_to_num((fake - real) / away.view(-1, 1, 1, 1))
 
     def opponent(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
-        """The fake score's own training: the ε of a noised drawing."""
+        """The fake score's own training: the noise that carried x from `end` up to τ, of which ε_τ is a part.
+
+        x_τ = a x + b ε with a = α_τ/α_end, b² = 1 − a²; the score there is −ε/b, and −ε_τ/σ_τ as a network says it.
+        """
+        schedule = nets.base.schedule
         with torch.no_grad():
-            x = nets.once(rollout, batch).final.detach()
-            t, eps = noise(batch, (0.0, 1.0))
-            x_t = nets.base.schedule.add_noise(x, eps, t)
-        with nets.roles.play(FAKE):
-            _, predicted = nets.base.predict(x_t, t, batch.cond)
-        return (predicted - eps).square().mean()
+            made = self.made(batch, nets)
+            tau, eps = noise_level(batch, (0.0, 1.0), made.end, made.t), noise(batch)
+            x_t = renoise(schedule, made.x, made.end, tau, eps)
+            (alpha, sigma), (alpha_end, _) = schedule.at(tau, 4), schedule.at(made.end, 4)
+            share = (1 - (alpha / alpha_end) ** 2).clamp(min=0).sqrt() / sigma
+        _, predicted = nets.predict(FAKE, x_t, tau, batch.cond)
+        return (share * predicted - eps).square().mean()
+
+
+NAMES = ("landed", "x0", "t", "end")
+"""Of a jump, in the order of `Made`."""
