@@ -21,6 +21,7 @@ from hypersd.diffusion.grids import MAX_STEPS
 from hypersd.diffusion.segments import End, Segments
 
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+MOST_CODE = 100
 STAGE_KEYS = (
     "draw", "teacher", "optimiser", "losses", "ema", "micro_batch", "checkpoint_every", "sample_every", "sample_prompts"
 )  # fmt: skip
@@ -130,6 +131,9 @@ class Usage(Strict):
     steps: tuple[Steps, ...] = (1, 2, 4, 8)
     guidance_scale: float = Field(1.0, ge=0)
     hint: str = ""
+    step_code: int = Field(0, ge=0, le=MOST_CODE)
+    """How many timesteps less the network is told for each step after the first, in training and in use
+    (`diffusion.grids.step_code`): one chord from t = 999 for each number of steps. 0 is off."""
 
 
 class Recipe(Strict):
@@ -210,6 +214,9 @@ def _check_stage(recipe: Recipe, index: int) -> None:
         raise ValueError("the recipe has no losses; give at least {consistency: {}}")
     for name in stage.draw.samplers:
         samplers.load(name)
+    if recipe.sampler.step_code and stage.draw.visited_share < 1:
+        where = f"set draw.visited_share=1 in stage {index + 1}"
+        raise ValueError(f"sampler.step_code needs to know every sample's steps: {where}")
     Segments(recipe.stages[index].segments, stage.draw.points)
 
 

@@ -76,9 +76,9 @@ class Base(Protocol):
         """What guidance subtracts, for each conditioning of a batch."""
 
     def predict(
-        self, x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], cond: Cond
+        self, x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], cond: Cond, told: Int[Tensor, " b"] | None = None
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        """(x0, ε) at x_t, whatever the checkpoint predicts."""
+        """(x0, ε) at x_t, whatever the checkpoint predicts; the network is `told` another timestep if one is given."""
 
     def features(
         self, x_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], cond: Cond

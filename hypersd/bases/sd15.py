@@ -92,8 +92,8 @@ class SD15:
             self._empty = self.encode([""]).tokens
         return Cond(self._empty.to(cond.tokens).expand(len(cond), -1, -1))
 
-    def predict(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        return self.schedule.split(self._output(x_t, t, cond), x_t, t)
+    def predict(self, x_t: Tensor, t: Tensor, cond: Cond, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.schedule.split(self._output(x_t, t if told is None else told, cond), x_t, t)
 
     def features(self, x_t: Tensor, t: Tensor, cond: Cond) -> list[Tensor]:
         """Of each down block before it halves the map, and of the middle block, after which nothing is computed."""

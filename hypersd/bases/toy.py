@@ -108,8 +108,8 @@ class Toy:
     def null(self, cond: Cond) -> Cond:
         return cond
 
-    def predict(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        return self.schedule.split(self.unet(x_t, t), x_t, t)
+    def predict(self, x_t: Tensor, t: Tensor, cond: Cond, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.schedule.split(self.unet(x_t, t if told is None else told), x_t, t)
 
     def features(self, x_t: Tensor, t: Tensor, cond: Cond) -> list[Tensor]:
         return [self.unet(x_t, t)]

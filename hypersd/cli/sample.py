@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,10 @@ def sample(
     scale: Annotated[float, typer.Option(help="Strength of the LoRA; 1 is as trained.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=HIGHEST_SEED, help="Of the first picture.")] = 0,
     count: Annotated[int, typer.Option(min=1, max=1000, help="Pictures, seeds counting up.")] = 1,
-    negative: Annotated[str, typer.Option(help="What not to draw; needs guidance above 1.")] = "",
+    negative: Annotated[str, typer.Option(help="What not to draw; needs --nag, or guidance above 1.")] = "",
+    nag: Annotated[float, typer.Option(help="How far from the negative prompt, such as 3; 1 is off.")] = 1.0,
+    nag_tau: Annotated[float, typer.Option(help="How much NAG may enlarge what the prompt answers.")] = 2.5,
+    nag_alpha: Annotated[float, typer.Option(help="How much of NAG is mixed in, 0 to 1.")] = 0.5,
     guidance: Annotated[
         float | None, typer.Option(help="1 (or 0) is off. (default: the LoRA's, 1; without a LoRA 5)")
     ] = None,
@@ -45,8 +49,9 @@ def sample(
     check_prompt(prompt)
     check_steps(steps, with_lora=file is not None)
     drawer = Drawer.load(base, file, scale)
+    others = {"negative": negative, "nag_scale": nag, "nag_tau": nag_tau, "nag_alpha": nag_alpha}
     size = {"width": width, "height": height}
-    settings = settings_for(drawer.lora, steps, sampler, eta, guidance, negative=negative, **size)
+    settings = settings_for(drawer.lora, steps, sampler, eta, guidance, **others, **size)
     for number in range(seed, seed + count):
         began = time.perf_counter()
         picture = png.to_pil(drawer.draw([prompt], [number], settings)[0])
@@ -70,6 +75,7 @@ def _drawing(
         sampler_settings=settings.sampler_settings,
         guidance_scale=settings.guidance_scale,
         negative=settings.negative,
+        nag=asdict(settings.nag) if settings.nag.on else {},
         width=size[0],
         height=size[1],
         base=Path(drawer.base.source).name,

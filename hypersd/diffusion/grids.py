@@ -32,6 +32,15 @@ def strided(steps: int, total: int = 1000, points: int = TCD_STRIDE_POINTS) -> l
     return [grid[points * i // steps] for i in range(steps)]
 
 
+def step_code(steps: int, code: int) -> int:
+    """What is taken from a timestep before the network is told it, so that it knows of how many steps it is one.
+
+    A network that sees t alone must use one chord from t = 999 for every number of steps. `code` timesteps less for
+    each further step tell them apart, and the jump's arithmetic keeps the true t. 0 is off.
+    """
+    return code * (steps - 1)
+
+
 def check_steps(steps: int, most: int) -> None:
     if not 1 <= steps <= most:
         raise ValueError(f"steps must be from 1 to {most}, not {steps}")

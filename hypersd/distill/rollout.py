@@ -11,6 +11,7 @@ from torch import Tensor
 from hypersd.diffusion.segments import NOWHERE
 from hypersd.diffusion.solver import jump
 from hypersd.distill.step import STUDENT, Batch, Latents, Nets, Timesteps
+from hypersd.draw.pipeline import told
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def rollout(batch: Batch, nets: Nets) -> Rollout:
         going = (t > end).nonzero().squeeze(1)  # the others have arrived
         if len(going) == 0:
             break
-        x0, eps = nets.predict(STUDENT, x[going], t[going], batch.cond[going])
+        told_t = told(t[going], batch.codes[going])
+        x0, eps = nets.predict(STUDENT, x[going], t[going], batch.cond[going], told_t)
         landed = jump(nets.base.schedule, x0, eps, end[going])
         jumps.append(Jump(going, t[going], end[going], x0, landed))
         x = x.index_put((going,), landed)

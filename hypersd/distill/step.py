@@ -19,10 +19,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hypersd.bases import Base, Cond
+from hypersd.diffusion.grids import step_code
 from hypersd.diffusion.segments import Segments, next_on
 from hypersd.diffusion.solver import jump, ode_step
 from hypersd.distill.randomness import Generators, normal, uniform
-from hypersd.draw.pipeline import bind
+from hypersd.draw.pipeline import bind, told
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Draw, Span, Weight
 
@@ -56,6 +57,8 @@ class Batch:
     """Each sample's generator, for what a loss draws."""
     shared: torch.Generator = field(default_factory=torch.Generator)
     """One generator for all samples, in every process: for what a loss draws for itself."""
+    code: int = 0
+    """Of a step, `diffusion.grids.step_code`."""
     progress: float = 0.0
     """The share of the stage's iterations that are done."""
 
@@ -66,6 +69,12 @@ class Batch:
         """A loss's weight at this point of the stage."""
         first, last = weight if isinstance(weight, tuple) else (weight, weight)
         return first + (last - first) * self.progress
+
+    @property
+    def codes(self) -> Timesteps:
+        """What is taken from the timesteps of each sample before a few-step network is told them."""
+        steps = (self.route >= 0).sum(1).clamp(min=1)  # 1, and so none, for a t that was drawn for no sampler
+        return torch.tensor([step_code(n, self.code) for n in steps.tolist()], device=self.route.device)
 
     @property
     def whole_path(self) -> Float[Tensor, "b p c h w"]:
@@ -108,14 +117,16 @@ class Nets:
             self._latest[compute] = batch, compute(batch, self)
         return self._latest[compute][1]
 
-    def predict(self, role: str, x_t: Latents, t: Timesteps, cond: Cond) -> tuple[Latents, Latents]:
+    def predict(
+        self, role: str, x_t: Latents, t: Timesteps, cond: Cond, told: Timesteps | None = None
+    ) -> tuple[Latents, Latents]:
         """f_role's (x0, ε)."""
         with self.roles.play(role):
-            return self.base.predict(x_t, t, cond)
+            return self.base.predict(x_t, t, cond, told)
 
-    def jump(self, role: str, x_t: Latents, t: Timesteps, end: Timesteps, cond: Cond) -> Latents:
-        """f_role's jump t → end."""
-        x0, eps = self.predict(role, x_t, t, cond)
+    def jump(self, role: str, x_t: Latents, t: Timesteps, end: Timesteps, batch: Batch) -> Latents:
+        """f_role's jump t → end, f_role a few-step network."""
+        x0, eps = self.predict(role, x_t, t, batch.cond, told(t, batch.codes))
         return jump(self.base.schedule, x0, eps, end)
 
     @torch.no_grad()
@@ -125,7 +136,8 @@ class Nets:
             return batch.on_path(batch.s)
         with self.roles.play(*[self.previous] if self.previous else []):
             guidance = 1.0 if self.previous else batch.guidance
-            predict = bind(self.base, batch.cond, self.base.null(batch.cond), guidance)
+            code = batch.codes if self.previous else 0
+            predict = bind(self.base, batch.cond, self.base.null(batch.cond), guidance, code)
             x, t = batch.x_t, batch.t
             for taken in range(1, self.substeps + 1):
                 to = batch.t - (batch.t - batch.s) * taken // self.substeps
@@ -139,9 +151,9 @@ def tscd(batch: Batch, nets: Nets) -> Step:
         target = x_s = nets.teacher_step(batch)
         arrived = batch.s == batch.end
         if not arrived.all():  # with a segment a step there is nothing left to jump over
-            jumped = nets.jump(nets.target, x_s, batch.s.clamp(min=0), batch.end, batch.cond)
+            jumped = nets.jump(nets.target, x_s, batch.s.clamp(min=0), batch.end, batch)
             target = torch.where(arrived.view(-1, *[1] * (x_s.ndim - 1)), x_s, jumped)
-    x_end = nets.jump(STUDENT, batch.x_t, batch.t, batch.end, batch.cond)
+    x_end = nets.jump(STUDENT, batch.x_t, batch.t, batch.end, batch)
     return Step(x_s, x_end, target)
 
 

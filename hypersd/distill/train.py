@@ -228,7 +228,8 @@ def _batch(run: Run, stage: StageParts, iteration: int, indices: range) -> Batch
     draw, guidance = stage.recipe.draw, stage.recipe.teacher.guidance
     batch = draw_batch(run.base, x0, cond, rngs, stage.segments, draw, stage.visited, guidance)
     common = shared(run.recipe.seed, stage.index, iteration)
-    return replace(batch, shared=common, progress=iteration / stage.student.iterations)
+    code = run.recipe.sampler.step_code
+    return replace(batch, shared=common, code=code, progress=iteration / stage.student.iterations)
 
 
 def _learn(

@@ -20,9 +20,10 @@ from torch import Tensor
 from hypersd import bases
 from hypersd.bases import Base, Cond
 from hypersd.diffusion import samplers
-from hypersd.diffusion.grids import MAX_STEPS
+from hypersd.diffusion.grids import MAX_STEPS, step_code
 from hypersd.diffusion.samplers import Sampler
 from hypersd.diffusion.solver import Predict, guide
+from hypersd.draw.nag import ALPHA, TAU, Nag, steer
 from hypersd.lora import files
 from hypersd.lora.roles import Roles
 
@@ -36,7 +37,11 @@ FEW_WEIGHTS = 100_000_000
 
 @dataclass(frozen=True)
 class Settings:
-    """How to draw. `guidance_scale` is the ordinary convention: 1 is the conditional prediction only."""
+    """How to draw. `guidance_scale` is the ordinary convention: 1 is the conditional prediction only.
+
+    `nag_scale` above 1 steers away from the negative prompt, or from the empty one, with guidance or without
+    (`draw/nag.py`).
+    """
 
     steps: int = 4
     sampler: str = "ddim"
@@ -45,17 +50,27 @@ class Settings:
     negative: str = ""
     height: int | None = None
     width: int | None = None
+    nag_scale: float = 1.0
+    nag_tau: float = TAU
+    nag_alpha: float = ALPHA
+
+    @property
+    def nag(self) -> Nag:
+        return Nag(self.nag_scale, self.nag_tau, self.nag_alpha)
 
     def checked(self) -> Settings:
-        """Guidance 0 becomes 1, with a notice; a negative prompt without guidance is noticed too."""
+        """Guidance 0 becomes 1, with a notice; what is set and does nothing is noticed too."""
         settings = self
         if not 0 <= self.guidance_scale < math.inf:
             raise ValueError(f"guidance_scale must be 0 (off) or more, not {self.guidance_scale:g}")
         if self.guidance_scale == 0:
             warnings.warn("guidance_scale 0 means off, as on Hyper-SD's model cards: taken as 1", stacklevel=3)
             settings = replace(settings, guidance_scale=1.0)
-        if self.negative and settings.guidance_scale == 1:
-            warnings.warn("the negative prompt does nothing at guidance_scale 1; raise it", stacklevel=3)
+        if self.negative and settings.guidance_scale == 1 and not self.nag.on:
+            remedy = "give --nag 3 (nag_scale) or, without a few-step LoRA, raise the guidance"
+            warnings.warn(f"the negative prompt does nothing at guidance_scale 1; {remedy}", stacklevel=3)
+        if not self.nag.on and self.nag != Nag():
+            warnings.warn("nag_tau and nag_alpha do nothing at nag_scale 1; give --nag 3 (nag_scale)", stacklevel=3)
         return settings
 
 
@@ -113,10 +128,15 @@ class Drawer:
         cond = self.base.encode(prompts)
         null = self.base.encode([settings.negative] * len(prompts)) if settings.negative else self.base.null(cond)
         noise, generators = start(self.base, seeds, settings.height, settings.width)
-        with self.on_stage():
-            predict = bind(self.base, cond, null, settings.guidance_scale)
+        steered = steer(self.base.unet, null.tokens, settings.nag) if settings.nag.on else nullcontext()
+        with self.on_stage(), steered:
+            predict = bind(self.base, cond, null, settings.guidance_scale, self.code(settings.steps))
             grid = sampler.grid(settings.steps, self.base.schedule.total)
             return sampler(predict, self.base.schedule, noise, grid, generators, callback)
+
+    def code(self, steps: int) -> int:
+        """What the LoRA on stage wants taken from the timesteps of so many steps (`grids.step_code`)."""
+        return step_code(steps, int(self.lora.sampler.get("step_code", 0))) if self.lora else 0
 
     @contextmanager
     def on_stage(self) -> Iterator[None]:
@@ -136,21 +156,26 @@ def start(
     return samplers.noise_like(shape, generators), generators
 
 
-def bind(base: Base, cond: Cond, null: Cond, guidance_scale: float | Tensor) -> Predict:
-    """`base.predict` with conditioning and guidance bound; both branches run as one batch.
+def bind(base: Base, cond: Cond, null: Cond, guidance_scale: float | Tensor, code: int | Tensor = 0) -> Predict:
+    """`base.predict` with conditioning, guidance and step code bound; both branches run as one batch.
 
     A guidance scale of 1 costs one evaluation a step, any other two.
     """
     if isinstance(guidance_scale, float | int) and guidance_scale == 1:
-        return lambda x_t, t: base.predict(x_t, t, cond)
+        return lambda x_t, t: base.predict(x_t, t, cond, told(t, code))
     both = Cond.cat([null, cond])
 
     def predict(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        x0, eps = base.predict(torch.cat([x_t, x_t]), torch.cat([t, t]), both)
+        x0, eps = base.predict(torch.cat([x_t, x_t]), torch.cat([t, t]), both, told(t, code).repeat(2))
         (x0_null, x0_cond), (eps_null, eps_cond) = x0.chunk(2), eps.chunk(2)
         return guide(x0_cond, x0_null, guidance_scale), guide(eps_cond, eps_null, guidance_scale)
 
     return predict
+
+
+def told(t: Tensor, code: int | Tensor) -> Tensor:
+    """The timestep that the network is told for t."""
+    return (t - code).clamp(min=0)
 
 
 def settings_for(

@@ -40,6 +40,8 @@ class Drawing:
     base: str
     negative: str = ""
     sampler_settings: dict[str, float] = field(default_factory=dict)
+    nag: dict[str, float] = field(default_factory=dict)
+    """Scale, tau and alpha; empty is off."""
     lora: str | None = None
     lora_scale: float = 1.0
     version: str = __version__
@@ -53,6 +55,7 @@ class Drawing:
         settings |= {"CFG scale": f"{self.guidance_scale:g}", "Seed": self.seed}
         settings |= {"Size": f"{self.width}x{self.height}", "Model": self.base}
         settings |= {name.capitalize(): f"{value:g}" for name, value in self.sampler_settings.items()}
+        settings |= {f"NAG {name}": f"{value:g}" for name, value in self.nag.items()}
         settings["Version"] = f"hyper-sd {self.version}"
         return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in settings.items())])
 

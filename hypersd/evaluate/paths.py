@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,13 +65,17 @@ def measure(which: Paths, plans: Sequence[Plan]) -> Errors:
     return tensors.facts(file, REMEDY)
 
 
+Student = Callable[[int], Predict]
+"""What draws in so many steps."""
+
+
 def walk(which: Paths) -> fidelity.Path:
     """The guided teacher's paths, at the bounds of segments; cached, since all LoRAs of a base share them."""
     base, file = which.studio.base, which.file("safetensors")
     if not file.is_file():
         noise, _ = start(base, which.seeds)
         with playing(which.studio.plain, which.prompts, which.guidance) as teacher:
-            path = fidelity.walk(base.schedule, teacher, noise, SUBSTEPS)
+            path = fidelity.walk(base.schedule, teacher(SUBSTEPS), noise, SUBSTEPS)
         bounds = {t for k in fidelity.SEGMENTS for t in fidelity.bounds(base.schedule, k)}
         write_bytes(file, save({str(t): path[t].cpu().contiguous() for t in sorted(bounds)}))
     return {int(t): latents.to(base.device) for t, latents in tensors.read(file, REMEDY)[1].items()}
@@ -98,28 +102,28 @@ def jumpers(studio: Studio, guidance: float) -> dict[str, tuple[Drawer, float]]:
     return {**found, "LoRA": (studio.tuned, 1.0)} if studio.tuned else found
 
 
-def _final(base: Base, student: Predict, path: fidelity.Path, plan: Plan, seeds: Sequence[int]) -> float:
+def _final(base: Base, student: Student, path: fidelity.Path, plan: Plan, seeds: Sequence[int]) -> float:
     sampler = solvers.load(plan.settings.sampler, plan.settings.sampler_settings)
     generators = [torch.Generator().manual_seed(seed + 500_000) for seed in seeds]
     steps = plan.settings.steps
-    return float(fidelity.final_errors(base.schedule, student, path, sampler, steps, generators).mean())
+    return float(fidelity.final_errors(base.schedule, student(steps), path, sampler, steps, generators).mean())
 
 
-def _segments(base: Base, student: Predict, path: fidelity.Path) -> dict[str, float]:
+def _segments(base: Base, student: Student, path: fidelity.Path) -> dict[str, float]:
     found = {}
     for k in fidelity.SEGMENTS:
-        errors = fidelity.segment_errors(base.schedule, student, path, k)
+        errors = fidelity.segment_errors(base.schedule, student(k), path, k)
         found[f"k={k}"] = float(errors.mean())
         found |= {f"k={k} segment {i}": float(error.mean()) for i, error in enumerate(errors)}
     return found
 
 
 @contextmanager
-def playing(drawer: Drawer, prompts: Sequence[str], guidance: float) -> Iterator[Predict]:
+def playing(drawer: Drawer, prompts: Sequence[str], guidance: float) -> Iterator[Student]:
     """The drawer's network on these prompts, its LoRA on stage if it has one."""
-    cond = drawer.base.encode(prompts)
+    base, cond = drawer.base, drawer.base.encode(prompts)
     with drawer.on_stage():
-        yield bind(drawer.base, cond, drawer.base.null(cond), guidance)
+        yield lambda steps: bind(base, cond, base.null(cond), guidance, drawer.code(steps))
 
 
 @contextmanager

@@ -19,35 +19,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hypersd import tensors
-from hypersd.judges.networks import imagenet
+from hypersd.judges import About
+from hypersd.judges.networks import bpe, imagenet
 
 FOLDER = Path(__file__).resolve().parent.parent / "bundled" / "judges"
 PIXELS, WIDTH, LENGTH, GROUPS = 64, 128, 24, 8
 REMEDY = "the judges come with the package: install it again, or train them with emoji/"
-START, END = "<|startoftext|>", "<|endoftext|>"
-WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # CLIP's split
+PICTURES = "the miniature's pictures (hypersd/bundled/README.md)"
+JUDGES = {
+    "emoji-a": About(trained_on=PICTURES, licence="Apache-2.0", may_reward=True),
+    "emoji-b": About(trained_on=f"{PICTURES}, on ImageNet features", licence="Apache-2.0", may_reward=False),
+}
 
 
 @functools.cache
 def tokenizer(folder: Path = FOLDER) -> Any:
-    """The miniature's own BPE, read without transformers, which takes seconds to import."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
-
-    vocabulary = tensors.facts(folder / "vocab.json", REMEDY)
-    merges = tensors.merges(folder / "merges.txt", vocabulary, REMEDY)
-    built = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>"))
-    built.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    split = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
-    built.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    return built
+    """The miniature's own BPE."""
+    return bpe.load(folder / "vocab.json", folder / "merges.txt", REMEDY)
 
 
 def tokenize(prompts: list[str], folder: Path = FOLDER) -> Int[Tensor, "b l"]:
-    """Start, words, then end to the full length; longer prompts are cut."""
-    words = tokenizer(folder)
-    start, end = words.token_to_id(START), words.token_to_id(END)
-    rows = [[start, *encoded.ids[: LENGTH - 2]] for encoded in words.encode_batch(list(prompts))]
-    return torch.tensor([row + [end] * (LENGTH - len(row)) for row in rows])
+    return bpe.encode(tokenizer(folder), prompts, LENGTH)
 
 
 class TextTower(nn.Module):
@@ -189,3 +181,8 @@ def load_judge(name: str, folder: Path = FOLDER) -> Judge:
         judge = Judge(name, about["vocabulary"], about["trained_on"], about["licence"])
         judge.load_state_dict({key: tensor.float() for key, tensor in weights.items()})
     return judge.eval().requires_grad_(False)
+
+
+def load(name: str, folder: Path | None = None) -> Judge:
+    """`load_judge` by the names that `hypersd.judges.load` knows."""
+    return load_judge(name.removeprefix("emoji-"), folder or FOLDER)

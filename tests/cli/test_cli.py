@@ -48,7 +48,7 @@ def test_help_is_quick_and_lists_the_verbs() -> None:
     before = child_seconds()
     text = python("-m", "hypersd", "--help")
     assert child_seconds() - before < 1.0
-    for verb in ("sample", "compare", "train", "evaluate", "demo"):
+    for verb in ("sample", "compare", "train", "merge", "evaluate", "demo"):
         assert verb in text
 
 
@@ -122,6 +122,39 @@ def test_notices_are_one_line_each(tiny_folder: Path) -> None:
     zero, negative = result.stderr.splitlines()
     assert zero.startswith("notice: guidance_scale 0 means off")
     assert negative.startswith("notice: the negative prompt does nothing")
+    assert "--nag" in negative
+
+
+def test_a_negative_prompt_acts_through_nag_and_the_picture_says_so(tiny_folder: Path) -> None:
+    command = ["sample", "a fox", "--base", tiny_folder, "--steps", 2, "--guidance", 1]
+    run(*command, "--out", "plain.png")
+    result = CliRunner().invoke(app, [*map(str, command), "--negative", "a dog", "--nag", "4", "--out", "nag.png"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert pixels("nag.png") != pixels("plain.png")
+    assert png.read(Path("plain.png")).nag == {}
+    drawing = png.read(Path("nag.png"))
+    assert (drawing.negative, drawing.nag) == ("a dog", {"scale": 4.0, "tau": 2.5, "alpha": 0.5})
+    assert "NAG scale: 4, NAG tau: 2.5, NAG alpha: 0.5" in drawing.parameters()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--nag", "0.5"], "nag_scale must be 1 (off) or more, such as 3, not 0.5"),
+        (["--nag", "nan"], "nag_scale must be 1 (off) or more, such as 3, not nan"),
+        (["--nag", "3", "--nag-tau", "0"], "nag_tau must be 1 or more, such as 2.5, not 0"),
+        (["--nag", "3", "--nag-alpha", "2"], "nag_alpha must be from 0 to 1, not 2"),
+        (
+            ["--nag", "3", "--base", "toy"],
+            "NAG needs a base with cross-attention, and this one has none: leave --nag out",
+        ),
+    ],
+)
+def test_what_nag_cannot_do_is_one_line(tiny_folder: Path, options: list[str], words: str) -> None:
+    command = ["sample", "a fox", "--base", str(tiny_folder), "--steps", "1", *options]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert [line for line in result.stderr.splitlines() if line.startswith("error")] == [f"error: {words}"]
 
 
 def test_compare_writes_a_sheet(tiny_folder: Path, tiny_base) -> None:
@@ -243,7 +276,7 @@ def test_evaluate_asks_for_what_was_said(monkeypatch: pytest.MonkeyPatch, tiny_f
     assert (full["lora"], full["out"]) == (None, Path("docs/x.json"))
 
 
-@pytest.mark.parametrize("verb", ["sample", "compare", "train", "evaluate", "demo"])
+@pytest.mark.parametrize("verb", ["sample", "compare", "train", "merge", "evaluate", "demo"])
 def test_help_shows_every_word_of_it(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rich takes what stands in square brackets for markup, and drops it."""
     monkeypatch.setenv("COLUMNS", "250")

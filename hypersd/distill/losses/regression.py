@@ -20,5 +20,5 @@ class Loss:
         self.settings = settings
 
     def student(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
-        x_end = nets.jump(STUDENT, batch.x_t, batch.t, batch.end, batch.cond)
+        x_end = nets.jump(STUDENT, batch.x_t, batch.t, batch.end, batch)
         return batch.now(self.settings.weight) * self.settings.between(x_end, batch.on_path(batch.end))

@@ -1,0 +1,97 @@
+"""Step-coded timesteps: a chord of its own from t = 999 for every number of steps (method of `grids.step_code`)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hypersd import bases, recipe
+from hypersd.diffusion.grids import step_code, trailing
+from hypersd.diffusion.segments import Segments
+from hypersd.diffusion.solver import ode_walk
+from hypersd.distill.randomness import generators
+from hypersd.distill.rollout import rollout
+from hypersd.distill.step import STUDENT, Nets, draw_batch
+from hypersd.distill.train import train
+from hypersd.draw.pipeline import Drawer, Settings, bind
+from hypersd.lora.roles import Roles
+from hypersd.recipe import Draw
+
+STEPS = (1, 2, 4, 8)
+RECIPE = {
+    "name": "coded",
+    "base": "toy",
+    "data": {"kind": "paths", "pool": 32},
+    "lora": {"rank": 1, "dtype": "fp32"},
+    "teacher": {"guidance": [1, 1], "substeps": 5},
+    "draw": {"points": 8, "end": "visited", "visited_share": 1.0, "samplers": ["ddim"], "steps": STEPS},
+    "optimiser": {"lr": 0.02, "betas": [0.9, 0.99], "decay": "cosine", "max_norm": 1e9},
+    "losses": {"rollout": {"distance": "mse"}},
+    "batch": 4,
+    "stages": [{"segments": 1, "iterations": 300}],
+}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """By step code, the drawings' standard deviation at each number of steps; and the teacher's."""
+    folder, found = tmp_path_factory.mktemp("coded"), {}
+    for code in (0, 3):
+        made = recipe.parse({**RECIPE, "sampler": {"step_code": code}})
+        drawer = Drawer(bases.load("toy", "cpu"), train(made, folder / str(code)))
+        found[code] = [float(drawer.latents([""] * 64, range(64), Settings(steps=n)).std()) for n in STEPS]
+    toy = bases.load("toy", "cpu")
+    cond = toy.encode([""] * 64)
+    noise = torch.stack([torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(64)])
+    teacher = ode_walk(toy.schedule, bind(toy, cond, cond, 1.0), noise, [*trailing(40), -1])
+    return found, float(teacher.std())
+
+
+def test_one_chord_for_all_is_a_compromise_and_coded_chords_are_none(drawn):
+    """The teacher's own map at every number of steps; without the code one step is off, and others pay for it."""
+    found, teacher = drawn
+    apart = {code: [abs(std / teacher - 1) for std in stds] for code, stds in found.items()}
+    assert max(apart[3]) < 0.01
+    assert max(apart[0]) > 0.05
+
+
+def test_the_network_is_told_less_and_the_jump_keeps_its_t(monkeypatch):
+    """In training and in drawing alike: the prediction of t − code (N − 1), split and jumped at t."""
+    toy = bases.load("toy", "cpu")
+    seen = []
+    monkeypatch.setattr(toy.unet, "forward", lambda x, t: seen.append(t.tolist()) or torch.zeros_like(x))
+    roles = Roles(toy.unet)
+    roles.add(STUDENT, 1, toy.lora_targets)
+    draw = Draw(end="visited", visited_share=1.0, steps=(1, 4), samplers=("ddim",))
+    visited = [trailing(1), trailing(4)]
+    rngs = generators(0, 0, 0, range(16))
+    batch = draw_batch(toy, torch.zeros(16, 1, 8, 8), toy.encode([""] * 16), rngs, Segments(1), draw, visited, (1, 1))
+    object.__setattr__(batch, "code", 5)
+    jumps = rollout(batch, Nets(toy, roles)).jumps
+    four = (batch.route >= 0).sum(1) == 4
+    assert seen[0] == [984 if long else 999 for long in four.tolist()]
+    assert seen[1:] == [[t - 15] * int(four.sum()) for t in (749, 499, 249)]
+    assert jumps[0].t.unique().tolist() == [999]
+    expected = batch.eps / toy.schedule.alpha[999]  # ε = 0, so x0 = x_t / α_t at the true t
+    torch.testing.assert_close(jumps[0].x0, expected)
+
+
+def test_the_lora_says_its_code_and_is_drawn_by_it(drawn, tmp_path):
+    made = recipe.parse({**RECIPE, "sampler": {"step_code": 3}, "stages": [{"segments": 1, "iterations": 1}]})
+    drawer = Drawer(bases.load("toy", "cpu"), train(made, tmp_path / "run"))
+    assert [drawer.code(n) for n in STEPS] == [0, 3, 9, 21]
+    assert Drawer(bases.load("toy", "cpu")).code(8) == 0
+    assert step_code(8, 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "remedy"),
+    [
+        ({"draw": {"visited_share": 0.5}}, r"set draw.visited_share=1 in stage 1"),
+        ({"sampler": {"step_code": -1}}, "greater than or equal to 0"),
+        ({"sampler": {"step_code": 1000}}, "less than or equal to 100"),
+    ],
+)
+def test_a_code_needs_to_know_the_steps(changed, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        recipe.parse({**RECIPE, "sampler": {"step_code": 3}, **changed})
