@@ -44,6 +44,8 @@ class Lora(Strict):
     """Of the file. Weights in training are fp32."""
     start: Path | None = None
     """A LoRA that training goes on from; None changes nothing yet."""
+    on: Path | None = None
+    """A finished LoRA that stays as it is: what is trained comes on top of it, and the result is the sum of both."""
     fold: bool = False
     """Trains through W + B A as one weight: the same gradients, faster for a small network, for the memory of one
     more network and its gradient."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -45,7 +46,16 @@ def silent(words: str) -> None:
 class Data(Protocol):
     """Samples, each chosen by its own generator."""
 
-    def draw(self, rngs: Generators) -> tuple[Float[Tensor, "b c h w"], Cond]: ...
+    def draw(self, rngs: Generators) -> Drawn: ...
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples: latents, or whole paths of them, with their captions."""
+
+    latents: Float[Tensor, "b *p c h w"]
+    cond: Cond
+    prompts: tuple[str, ...]
 
 
 class Captioned:
@@ -55,12 +65,12 @@ class Captioned:
         self.base, self.latents, self.captions = base, latents, captions
         self.heap = (weight.double() / weight.double().sum()).cumsum(0)
 
-    def draw(self, rngs: Generators) -> tuple[Tensor, Cond]:
+    def draw(self, rngs: Generators) -> Drawn:
         u_picture, u_text = uniform(rngs, 2)
         chosen = torch.searchsorted(self.heap, u_picture).clamp(max=len(self.latents) - 1)
         lists = [self.captions[picture] for picture in chosen.tolist()]
         texts = [texts[int(u * len(texts))] for texts, u in zip(lists, u_text.tolist(), strict=True)]
-        return self.latents[chosen].float().to(self.base.device), self.base.encode(texts)
+        return Drawn(self.latents[chosen].float().to(self.base.device), self.base.encode(texts), tuple(texts))
 
 
 class LatentsSettings(Strict):
@@ -129,9 +139,9 @@ class GaussianData:
     def __init__(self, base: Base, settings: GaussianSettings) -> None:
         self.base, self.std = base, settings.std
 
-    def draw(self, rngs: Generators) -> tuple[Tensor, Cond]:
-        x0 = self.std * normal(rngs, self.base.latent_shape())
-        return x0.to(self.base.device), self.base.encode([""] * len(rngs))
+    def draw(self, rngs: Generators) -> Drawn:
+        x0, prompts = self.std * normal(rngs, self.base.latent_shape()), ("",) * len(rngs)
+        return Drawn(x0.to(self.base.device), self.base.encode(prompts), prompts)
 
 
 def gaussian(base: Base, settings: GaussianSettings, cache: Path, say: Say) -> Data:

@@ -22,7 +22,7 @@ from hypersd.lora import files
 from hypersd.recipe import Draw, Recipe
 from hypersd.recipe import check as check_settings
 
-LOCAL_PATHS = {"data": ("path", "prompts"), "lora": ("start",)}
+LOCAL_PATHS = {"data": ("path", "prompts"), "lora": ("start", "on")}
 
 
 def base(recipe: Recipe, device: torch.device) -> Base:
@@ -41,13 +41,19 @@ def lora_targets(found: Base) -> tuple[str, ...]:
     return tuple(found.lora_targets)
 
 
+def lora_file(path: Path, found: Base) -> files.LoraFile:
+    """A LoRA of this base. Raises ValueError for another's."""
+    file = files.read(path)
+    files.check_fits(file, found.unet, path.name, found.schedule.prediction)
+    return file
+
+
 def lora_start(recipe: Recipe, found: Base, names: Collection[str]) -> dict[str, Tensor] | None:
     """The weights of `lora.start` for a student whose parameters have these names. Raises ValueError."""
     settings = recipe.lora
     if settings.start is None:
         return None
-    file = files.read(settings.start)
-    files.check_fits(file, found.unet, settings.start.name, found.schedule.prediction)
+    file = lora_file(settings.start, found)
     if file.rank != settings.rank:
         raise ValueError(f"{settings.start} has rank {file.rank}, not {settings.rank}: set lora.rank={file.rank}")
     if different := sorted(set(names) ^ file.weights.keys()):

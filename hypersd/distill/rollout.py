@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -35,16 +36,42 @@ class Rollout:
 
 def rollout(batch: Batch, nets: Nets) -> Rollout:
     """Raises ValueError for samples that no sampler's route was drawn for."""
-    if (batch.route == NOWHERE).any():
-        raise ValueError("a rollout follows a sampler's timesteps: set draw.visited_share=1")
-    x, jumps = batch.eps, []
-    for t, end in pairwise(batch.route.unbind(1)):
+    return follow(batch, nets, batch.eps, _of(batch))
+
+
+@torch.no_grad()
+def before_last(batch: Batch, nets: Nets) -> tuple[Latents, Timesteps]:
+    """Where each sample is when only its route's last jump is left, and the timestep of that."""
+    routes = _of(batch)
+    last = (routes >= 0).sum(1, keepdim=True) - 1
+    places = torch.arange(routes.shape[1], device=routes.device)
+    t = routes.gather(1, last).squeeze(1)
+    short = torch.where(places > last, t.view(-1, 1), routes)  # stays at its last timestep instead of going on to −1
+    return follow(batch, nets, batch.eps, short).final, t
+
+
+def last_jump(batch: Batch, nets: Nets) -> Latents:
+    """The drawings, with the gradient of their last jump alone."""
+    x, t = before_last(batch, nets)
+    return nets.jump(STUDENT, x, t, torch.full_like(t, -1), batch)
+
+
+def follow(batch: Batch, nets: Nets, x: Latents, routes: Int[Tensor, "b r"]) -> Rollout:
+    """The student's jumps from x at the routes' first timesteps to their last."""
+    jumps = []
+    for t, end in pairwise(routes.unbind(1)):
         going = (t > end).nonzero().squeeze(1)  # the others have arrived
         if len(going) == 0:
-            break
+            continue
         told_t = told(t[going], batch.codes[going])
         x0, eps = nets.predict(STUDENT, x[going], t[going], batch.cond[going], told_t)
         landed = jump(nets.base.schedule, x0, eps, end[going])
         jumps.append(Jump(going, t[going], end[going], x0, landed))
         x = x.index_put((going,), landed)
     return Rollout(tuple(jumps), x)
+
+
+def _of(batch: Batch) -> Int[Tensor, "b r"]:
+    if (batch.route == NOWHERE).any():
+        raise ValueError("a rollout follows a sampler's timesteps: set draw.visited_share=1")
+    return batch.route

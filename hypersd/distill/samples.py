@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from hypersd.bases import Base
-from hypersd.distill.step import STUDENT
 from hypersd.draw import png
 from hypersd.draw.pipeline import Drawer, Settings
 from hypersd.draw.sheet import Column, Sheet, render
@@ -13,10 +12,12 @@ from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe
 
 
-def draw_strip(base: Base, roles: Roles, recipe: Recipe, out: Path, stage: int, iteration: int) -> Path:
+def draw_strip(
+    base: Base, roles: Roles, playing: tuple[str, ...], recipe: Recipe, out: Path, stage: int, iteration: int
+) -> Path:
     """Draws `recipe.sample_prompts` with the reference sampler; returns the picture's path."""
     drawer = Drawer(base, roles=roles)
-    drawer.playing = (STUDENT,)
+    drawer.playing, drawer.step_code = playing, recipe.sampler.step_code
     prompts = list(recipe.sample_prompts)
     counts = sorted(set(recipe.draw.steps))
     drawn = [drawer.draw(prompts, range(len(prompts)), Settings(steps)) for steps in counts]

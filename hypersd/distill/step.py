@@ -31,7 +31,7 @@ Latents = Float[Tensor, "b c h w"]
 Timesteps = Int[Tensor, " b"]
 Computed = TypeVar("Computed")
 
-STUDENT, TARGET, PREVIOUS = "student", "target", "previous"
+STUDENT, TARGET, PREVIOUS, BENEATH = "student", "target", "previous", "beneath"
 ROUTES, PATHS = "routes", "paths"
 """What a loss may need of a batch: the timesteps that each sample's sampler visits; the teacher's whole paths."""
 
@@ -55,6 +55,7 @@ class Batch:
     total: int = 1000
     rngs: Generators = ()
     """Each sample's generator, for what a loss draws."""
+    prompts: tuple[str, ...] = ()
     shared: torch.Generator = field(default_factory=torch.Generator)
     """One generator for all samples, in every process: for what a loss draws for itself."""
     code: int = 0
@@ -109,6 +110,10 @@ class Nets:
     """The role whose ODE is followed instead of the guided base's: the student of the previous stage."""
     substeps: int = 1
     """How many solver steps the teacher takes from t to s."""
+    beneath: tuple[str, ...] = ()
+    """Finished LoRAs that every few-step role plays on top of."""
+    scores: dict[str, Any] = field(default_factory=dict)
+    """What judges gave this iteration's drawings: sums over its samples."""
     _latest: dict[Any, tuple[Batch, Any]] = field(default_factory=dict, repr=False)
 
     def once(self, compute: Callable[[Batch, Nets], Computed], batch: Batch) -> Computed:
@@ -121,8 +126,16 @@ class Nets:
         self, role: str, x_t: Latents, t: Timesteps, cond: Cond, told: Timesteps | None = None
     ) -> tuple[Latents, Latents]:
         """f_role's (x0, ε)."""
-        with self.roles.play(role):
+        with self.roles.play(*self.playing(role)):
             return self.base.predict(x_t, t, cond, told)
+
+    def tell(self, judge: str, scores: Float[Tensor, " b"]) -> None:
+        """Adds what a judge gave these samples to this iteration's scores."""
+        self.scores[judge] = self.scores.get(judge, 0.0) + scores.detach().sum()
+
+    def playing(self, role: str) -> tuple[str, ...]:
+        """What is on stage for a role: a few-step one stands on what was finished before."""
+        return (*self.beneath, role) if role in (STUDENT, TARGET, PREVIOUS) else (role,)
 
     def jump(self, role: str, x_t: Latents, t: Timesteps, end: Timesteps, batch: Batch) -> Latents:
         """f_role's jump t → end, f_role a few-step network."""
@@ -134,7 +147,7 @@ class Nets:
         """x̂_s of Eq. 1: DDIM from t to s of the guided base, or of the previous stage (guidance is in it)."""
         if batch.path is not None:
             return batch.on_path(batch.s)
-        with self.roles.play(*[self.previous] if self.previous else []):
+        with self.roles.play(*self.playing(self.previous) if self.previous else []):
             guidance = 1.0 if self.previous else batch.guidance
             code = batch.codes if self.previous else 0
             predict = bind(self.base, batch.cond, self.base.null(batch.cond), guidance, code)

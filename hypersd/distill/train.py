@@ -6,7 +6,6 @@ a stage, `lora.safetensors` at the end, and strips of samples on the way.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -23,20 +22,22 @@ from torch import Tensor, nn
 from hypersd import atomic
 from hypersd.bases import Base
 from hypersd.diffusion.segments import Segments
-from hypersd.distill import checkpoint, resolve, trained
+from hypersd.distill import checkpoint, log, resolve, trained
 from hypersd.distill.checkpoint import Progress
 from hypersd.distill.data import Data
+from hypersd.distill.guard import Guard
 from hypersd.distill.losses import Adversary, Loss
 from hypersd.distill.randomness import generators, shared
 from hypersd.distill.samples import draw_strip
-from hypersd.distill.step import PREVIOUS, STUDENT, TARGET, Batch, Nets, draw_batch
+from hypersd.distill.step import BENEATH, PREVIOUS, STUDENT, TARGET, Batch, Nets, draw_batch
 from hypersd.distill.trained import Trained
 from hypersd.distill.watch import Silent, Watcher
-from hypersd.lora import files
+from hypersd.lora import algebra, files
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe, Stage
 
 LORA_NAME = "lora.safetensors"
+BEST_NAME = "best.safetensors"
 
 
 @dataclass
@@ -76,6 +77,7 @@ class StageParts:
     """Of the losses that have one, by the loss's name."""
     networks: dict[str, nn.Module]
     """Those that an opponent has beside its roles, likewise."""
+    guard: Guard
 
     @property
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
@@ -106,6 +108,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None
                 network.load_state_dict(saved.network(name))
             for name, optimiser in stage.optimisers.items():
                 saved.restore(name, optimiser)
+            stage.guard.replay(log.of_stage(out, index))
         _run_stage(run, stage, first)
     return _finish(run)
 
@@ -122,6 +125,10 @@ def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
     for role, rank in kept.items():
         alpha = recipe.lora.alpha if rank == recipe.lora.rank else None
         roles.add(role, rank, targets, alpha, seed=recipe.seed)
+    if recipe.lora.on:
+        below = resolve.lora_file(recipe.lora.on, base)
+        roles.add(BENEATH, below.rank, below.targets)
+        roles.load(BENEATH, below.weights)
     if start := resolve.lora_start(recipe, base, roles.parameters(STUDENT)):
         roles.load(STUDENT, start)
     if recipe.gradient_checkpointing:
@@ -144,7 +151,7 @@ def _accelerator() -> Any:
 def _tidy(run: Run, progress: Progress) -> None:
     """The folder as the run goes on from it: without what a killed one left."""
     atomic.sweep(run.out)
-    _trim_log(run.out, progress)
+    log.trim(run.out, progress)
     atomic.write_json(run.out / "recipe.json", resolve.filled(run.recipe, _targets(run)))
 
 
@@ -166,6 +173,7 @@ def _begin(run: Run, index: int, fresh: bool) -> StageParts:
         target=STUDENT if recipe.ema is None else TARGET,
         previous=PREVIOUS if follows else None,
         substeps=recipe.teacher.substeps,
+        beneath=(BENEATH,) if recipe.lora.on else (),
     )
     losses = resolve.losses(recipe)
     adversaries = {name: loss for name, loss in losses.items() if isinstance(loss, Adversary)}
@@ -181,6 +189,7 @@ def _begin(run: Run, index: int, fresh: bool) -> StageParts:
         trained.made(list(run.roles.parameters(STUDENT).values()), recipe.optimiser, stage.iterations),
         {name: _opponent(run, loss, networks.get(name), stage) for name, loss in adversaries.items()},
         networks,
+        Guard(next((loss.watched for loss in losses.values() if hasattr(loss, "watched")), None)),
     )
 
 
@@ -195,9 +204,11 @@ def _run_stage(run: Run, stage: StageParts, first: int) -> None:
     run.watch.stage(stage.index, run.recipe.stages[stage.index], first)
     for iteration in range(first, iterations):
         _record(run, stage, iteration, _iterate(run, stage, iteration))
+        _look(run, stage, iteration)
         done = iteration + 1
         if done % every.sample_every == 0 and every.sample_prompts and run.accelerator.is_main_process:
-            run.watch.note(f"samples: {draw_strip(run.base, run.roles, every, run.out, stage.index, done)}")
+            playing = stage.nets.playing(STUDENT)
+            run.watch.note(f"samples: {draw_strip(run.base, run.roles, playing, every, run.out, stage.index, done)}")
         if done % every.checkpoint_every == 0 and done < iterations:
             _save(run, Progress(stage.index, done), stage)
     _write_lora(run, _stage_file(run, stage.index))
@@ -208,15 +219,16 @@ def _iterate(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
     """One update of the student and of its opponents, on the same samples; returns every term of their losses."""
     batches = [_batch(run, stage, iteration, indices) for indices in _micro_batches(run.share, stage.recipe)]
     terms = _learn(run, stage, batches, {name: loss.student for name, loss in stage.losses.items()})
-    _check_finite(run, stage, iteration, "loss", sum(terms.values()))
+    _check(run, stage, iteration, stage.guard.wrong(terms))
     for name, opponent in stage.opponents.items():
         loss = stage.losses[name]
         assert isinstance(loss, Adversary)
         for _ in range(loss.updates):
             terms |= _learn(run, stage, batches, {f"{name}, opponent": loss.opponent})
             norm = opponent.step(iteration, run.accelerator)
-            _check_finite(run, stage, iteration, f"gradient of the opponent of {name}", norm, f"lr in losses.{name}")
-    _check_finite(run, stage, iteration, "gradient", stage.student.step(iteration, run.accelerator))
+            wrong = _infinite(f"the gradient of the opponent of {name}", norm)
+            _check(run, stage, iteration, wrong, f"lr in losses.{name}")
+    _check(run, stage, iteration, _infinite("the gradient", stage.student.step(iteration, run.accelerator)))
     if stage.nets.target == TARGET:
         run.roles.follow(TARGET, STUDENT, stage.recipe.ema or 0.0)
     return terms
@@ -224,12 +236,13 @@ def _iterate(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
 
 def _batch(run: Run, stage: StageParts, iteration: int, indices: range) -> Batch:
     rngs = generators(run.recipe.seed, stage.index, iteration, indices)
-    x0, cond = run.data.draw(rngs)
+    drawn = run.data.draw(rngs)
     draw, guidance = stage.recipe.draw, stage.recipe.teacher.guidance
-    batch = draw_batch(run.base, x0, cond, rngs, stage.segments, draw, stage.visited, guidance)
+    batch = draw_batch(run.base, drawn.latents, drawn.cond, rngs, stage.segments, draw, stage.visited, guidance)
     common = shared(run.recipe.seed, stage.index, iteration)
     code = run.recipe.sampler.step_code
-    return replace(batch, shared=common, code=code, progress=iteration / stage.student.iterations)
+    progress = iteration / stage.student.iterations
+    return replace(batch, prompts=drawn.prompts, shared=common, code=code, progress=progress)
 
 
 def _learn(
@@ -251,16 +264,19 @@ def _folded(run: Run, stage: StageParts) -> Iterator[None]:
     roles = [STUDENT, *(role for loss in stage.losses.values() if isinstance(loss, Adversary) for role in loss.roles)]
     with ExitStack() as stack:
         for role in roles if run.recipe.lora.fold else ():
-            stack.enter_context(run.roles.fold(role, run.base.autocast))
+            stack.enter_context(run.roles.fold(*stage.nets.playing(role), dtype=run.base.autocast))
         yield
 
 
-def _check_finite(
-    run: Run, stage: StageParts, iteration: int, what: str, value: float, rate: str = "optimiser.lr"
-) -> None:
-    if not math.isfinite(value):
+def _infinite(what: str, value: float) -> str:
+    return "" if math.isfinite(value) else f"{what} became {value}"
+
+
+def _check(run: Run, stage: StageParts, iteration: int, wrong: str, rate: str = "optimiser.lr") -> None:
+    """Raises FloatingPointError; the checkpoint stays at the last good one."""
+    if wrong:
         raise FloatingPointError(
-            f"the {what} became {value} in stage {stage.index + 1} at iteration {iteration}; "
+            f"{wrong} in stage {stage.index + 1} at iteration {iteration}; "
             f"begin anew with a lower {rate}{_from_last(run, stage)}"
         )
 
@@ -283,6 +299,8 @@ def _micro_batches(share: range, recipe: Recipe) -> Iterator[range]:
 
 def _record(run: Run, stage: StageParts, iteration: int, terms: dict[str, float]) -> None:
     loss, lr = sum(terms[name] for name in stage.losses), stage.student.rate(iteration)
+    scores = _scores(run, stage.nets)
+    stage.guard.saw(loss, scores)
     run.watch.update(iteration + 1, loss, lr)
     if run.accelerator.is_main_process:
         seconds = round(time.monotonic() - run.started, 2)
@@ -295,22 +313,33 @@ def _record(run: Run, stage: StageParts, iteration: int, terms: dict[str, float]
         }
         if len(terms) > 1:
             line["terms"] = terms
-        atomic.append(run.out / "log.jsonl", json.dumps(line))
+        if scores:
+            line["scores"] = scores
+        log.append(run.out, line)
 
 
-def _trim_log(out: Path, progress: Progress) -> None:
-    """Drops what was logged after the checkpoint that the run goes on from."""
-    log = out / "log.jsonl"
-    if not log.is_file():
+def _scores(run: Run, nets: Nets) -> dict[str, float]:
+    """What each judge gave the iteration's drawings, the mean of all processes."""
+    if not nets.scores:
+        return {}
+    total = torch.stack([nets.scores[name] for name in sorted(nets.scores)]) / len(run.share)
+    found = dict(zip(sorted(nets.scores), run.accelerator.reduce(total, "mean").tolist(), strict=True))
+    nets.scores.clear()
+    return found
+
+
+def _look(run: Run, stage: StageParts, iteration: int) -> None:
+    """Once a window: keeps the student that held-out judges like best, and says when they are no longer pleased."""
+    guard = stage.guard
+    if not guard.turned:
         return
-    kept = []
-    for line in log.read_text().splitlines():
-        if not line.endswith("}"):
-            break  # the line that a killed run was writing
-        entry = json.loads(line)
-        if (entry["stage"], entry["iteration"]) < (progress.stage, progress.iteration):
-            kept.append(line + "\n")
-    atomic.write_bytes(log, "".join(kept).encode())
+    if guard.best() == len(guard.windows) - 1:
+        _write_lora(run, run.out / BEST_NAME, whole=True)
+    if words := guard.fooled():
+        words = f"at iteration {iteration} of stage {stage.index + 1} {words}; {run.out / BEST_NAME} is from before"
+        if guard.watched and guard.watched.stop:
+            raise FloatingPointError(f"stopped: {words}")
+        run.watch.note(words)
 
 
 def _save(run: Run, progress: Progress, stage: StageParts | None = None) -> None:
@@ -321,17 +350,22 @@ def _save(run: Run, progress: Progress, stage: StageParts | None = None) -> None
         checkpoint.write(run.out, progress, values, run.roles, list(run.kept), optimisers, networks)
 
 
-def _write_lora(run: Run, path: Path) -> None:
-    if run.accelerator.is_main_process:
-        state, shape = run.roles.state(STUDENT), run.roles.shape(STUDENT)
-        base = files.fingerprint(run.base.unet, run.base.schedule.prediction)
-        values, usage = resolve.published(run.recipe, _targets(run)), run.recipe.sampler.model_dump(mode="json")
-        dtype = torch.float16 if run.recipe.lora.dtype == "fp16" else torch.float32
-        files.write(path, state, shape, base, values, usage, dtype)
-        run.watch.note(f"wrote {path}")
+def _write_lora(run: Run, path: Path, whole: bool = False) -> None:
+    """What was trained; the `whole` is its sum with the LoRA that it stands on."""
+    if not run.accelerator.is_main_process:
+        return
+    state, shape = run.roles.state(STUDENT), run.roles.shape(STUDENT)
+    if whole and run.recipe.lora.on:
+        state = algebra.concatenate([resolve.lora_file(run.recipe.lora.on, run.base).weights, state], [1.0, 1.0])
+        shape = (algebra.rank_of(state), algebra.rank_of(state), tuple(sorted(files.layers(state))))
+    base = files.fingerprint(run.base.unet, run.base.schedule.prediction)
+    values, usage = resolve.published(run.recipe, _targets(run)), run.recipe.sampler.model_dump(mode="json")
+    dtype = torch.float16 if run.recipe.lora.dtype == "fp16" else torch.float32
+    files.write(path, state, shape, base, values, usage, dtype)
+    run.watch.note(f"wrote {path}")
 
 
 def _finish(run: Run) -> Path:
     path = run.out / LORA_NAME
-    _write_lora(run, path)
+    _write_lora(run, path, whole=True)
     return path

@@ -86,6 +86,7 @@ class Drawer:
         self.playing: tuple[str, ...] = ()
         self.lora: files.LoraFile | None = None
         self.lora_name = lora.stem if lora else None
+        self.step_code = 0
         if lora is not None:
             self._load(lora, scale)
 
@@ -100,6 +101,7 @@ class Drawer:
         self.roles.load(LORA_ROLE, file.weights)
         self.roles.scale(LORA_ROLE, scale)
         self.lora, self.playing = file, (LORA_ROLE,)
+        self.step_code = int(file.sampler.get("step_code", 0))
 
     @torch.no_grad()
     def draw(
@@ -136,13 +138,13 @@ class Drawer:
 
     def code(self, steps: int) -> int:
         """What the LoRA on stage wants taken from the timesteps of so many steps (`grids.step_code`)."""
-        return step_code(steps, int(self.lora.sampler.get("step_code", 0))) if self.lora else 0
+        return step_code(steps, self.step_code)
 
     @contextmanager
     def on_stage(self) -> Iterator[None]:
         """Inside, the network is the base with the LoRA on it, folded into the weights where those are few."""
         small = sum(parameter.numel() for parameter in self.base.unet.parameters()) < FEW_WEIGHTS
-        folded = self.roles.fold(*self.playing) if small and len(self.playing) == 1 else nullcontext()
+        folded = self.roles.fold(*self.playing) if small and self.playing else nullcontext()
         with folded, self.roles.play(*self.playing):
             yield
 

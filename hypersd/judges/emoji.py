@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hypersd import tensors
-from hypersd.judges import About
+from hypersd.judges import About, Published
 from hypersd.judges.networks import bpe, imagenet
 
 FOLDER = Path(__file__).resolve().parent.parent / "bundled" / "judges"
@@ -30,6 +31,9 @@ JUDGES = {
     "emoji-a": About(trained_on=PICTURES, licence="Apache-2.0", may_reward=True),
     "emoji-b": About(trained_on=f"{PICTURES}, on ImageNet features", licence="Apache-2.0", may_reward=False),
 }
+QUALITY = "-quality"
+JUDGES |= {name + QUALITY: about for name, about in JUDGES.items()}
+"""Whether it is drawn well, whatever it shows."""
 
 
 @functools.cache
@@ -183,6 +187,18 @@ def load_judge(name: str, folder: Path = FOLDER) -> Judge:
     return judge.eval().requires_grad_(False)
 
 
-def load(name: str, folder: Path | None = None) -> Judge:
-    """`load_judge` by the names that `hypersd.judges.load` knows."""
-    return load_judge(name.removeprefix("emoji-"), folder or FOLDER)
+class Quality(Published):
+    """A judge's opinion of the drawing alone: a logit, positive for a clean one."""
+
+    def __init__(self, name: str, judge: Judge):
+        super().__init__(name, JUDGES[name])
+        self.judge = judge
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
+        return self.judge.quality(images)
+
+
+def load(name: str, folder: Path | None = None) -> Judge | Quality:
+    """One of `JUDGES`. Raises OSError where its file is missing or damaged."""
+    judge = load_judge(name.removeprefix("emoji-").removesuffix(QUALITY), folder or FOLDER)
+    return Quality(name, judge) if name.endswith(QUALITY) else judge

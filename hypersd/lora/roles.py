@@ -59,20 +59,20 @@ class Roles:
             self._show(before)
 
     @contextmanager
-    def fold(self, role: str, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """Inside, playing `role` alone runs each layer once, with the weight W + B A, gradients reaching A and B.
+    def fold(self, *roles: str, dtype: torch.dtype | None = None) -> Iterator[None]:
+        """Inside, playing just these runs each layer once, with the weight W + Σ B A, gradients reaching A and B.
 
         Made once for any number of passes. Saves PEFT's two more products a layer, which on a small network cost
         more than the layer itself; takes the memory of one more network in `dtype` (the base's own if not given),
         and of its gradient.
         """
-        weights = {layer: _folded(layer, role, dtype) for layer in self._layers() if role in layer.scaling}
-        self._folded[(role,)] = weights
+        layers = (layer for layer in self._layers() if not layer.scaling.keys().isdisjoint(roles))
+        self._folded[roles] = {layer: _folded(layer, roles, dtype) for layer in layers}
         self._show(self.playing)
         try:
             yield
         finally:
-            del self._folded[(role,)]
+            del self._folded[roles]
             self._show(self.playing)
 
     def checkpoint(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -153,13 +153,17 @@ class Roles:
                 parameter.requires_grad_(True)
 
 
-def _folded(layer: Any, role: str, dtype: torch.dtype | None) -> Tensor:
-    """W + scale · B A of one layer, in the shape of W."""
+def _folded(layer: Any, roles: Playing, dtype: torch.dtype | None) -> Tensor:
+    """W + Σ scale · B A of one layer, in the shape of W."""
     weight = layer.get_base_layer().weight
-    if layer.scaling[role] == 0:  # the very weight: a copy elsewhere in memory may round differently
-        return weight.to(dtype or weight.dtype)
+    for role in roles:
+        if layer.scaling.get(role, 0) != 0:  # else the very weight: a copy elsewhere in memory may round differently
+            weight = weight + layer.scaling[role] * _change(layer, role).view_as(weight)
+    return weight.to(dtype or layer.get_base_layer().weight.dtype)
+
+
+def _change(layer: Any, role: str) -> Tensor:
+    """B A, as a matrix."""
     if role in layer.lora_A:
-        change = layer.lora_B[role].weight.flatten(1) @ layer.lora_A[role].weight.flatten(1)
-    else:  # an embedding, whose weight is the other way round
-        change = (layer.lora_embedding_B[role] @ layer.lora_embedding_A[role]).T
-    return (weight + layer.scaling[role] * change.view_as(weight)).to(dtype or weight.dtype)
+        return layer.lora_B[role].weight.flatten(1) @ layer.lora_A[role].weight.flatten(1)
+    return (layer.lora_embedding_B[role] @ layer.lora_embedding_A[role]).T  # the weight is the other way round

@@ -22,7 +22,8 @@ def test_latents_come_with_one_of_their_captions_and_by_weight(tiny_base, tmp_pa
     path = tmp_path / "latents.safetensors"
     write(path, [["a cat", "a black cat"], ["a dog"]])
     source = data.load(tiny_base, {"kind": "latents", "path": str(path)}, tmp_path)
-    x0, cond = source.draw(generators(0, 0, 0, range(200)))
+    drawn = source.draw(generators(0, 0, 0, range(200)))
+    x0, cond = drawn.latents, drawn.cond
     which = x0[:, 0, 0, 0]
     assert 0.65 < which.mean() < 0.85  # 3 to 1
     texts = tiny_base.encode(["a cat", "a black cat", "a dog"]).tokens
@@ -35,8 +36,8 @@ def test_a_sample_is_the_same_whatever_its_batch(tiny_base, tmp_path):
     path = tmp_path / "latents.safetensors"
     write(path, [["a cat", "a black cat"], ["a dog"]])
     source = data.load(tiny_base, {"kind": "latents", "path": str(path)}, tmp_path)
-    whole, _ = source.draw(generators(0, 0, 5, range(16)))
-    part, _ = source.draw(generators(0, 0, 5, range(8, 16)))
+    whole = source.draw(generators(0, 0, 5, range(16))).latents
+    part = source.draw(generators(0, 0, 5, range(8, 16))).latents
     assert torch.equal(whole[8:], part)
 
 

@@ -30,7 +30,8 @@ def kept(toy, tmp_path) -> Captioned:
 
 def draw(toy, kept, size=48, k=1, **settings):
     rngs = generators(0, 0, 0, range(size))
-    x0, cond = kept.draw(rngs)
+    drawn = kept.draw(rngs)
+    x0, cond = drawn.latents, drawn.cond
     how = Draw(points=8, end="visited", visited_share=1.0, **settings)
     return draw_batch(toy, x0, cond, rngs, Segments(k, 8), how, VISITED, (1.0, 1.0))
 

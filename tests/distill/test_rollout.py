@@ -41,9 +41,9 @@ def kept(toy, tmp_path_factory):
 
 def draw(toy, kept, size=12, share=1.0, routes=ROUTES):
     rngs = generators(0, 0, 0, range(size))
-    x0, cond = kept.draw(rngs)
+    drawn = kept.draw(rngs)
     how = Draw(points=8, end="visited", visited_share=share)
-    return draw_batch(toy, x0, cond, rngs, Segments(1, 8), how, routes, (1.0, 1.0))
+    return draw_batch(toy, drawn.latents, drawn.cond, rngs, Segments(1, 8), how, routes, (1.0, 1.0))
 
 
 def by_hand(toy, nets, batch, sample):

@@ -61,7 +61,7 @@ def line(error, file):
 
 
 def test_the_names():
-    assert judges.names() == sorted([*PUBLISHED, "emoji-a", "emoji-b"])
+    assert judges.names() == sorted([*PUBLISHED, "emoji-a", "emoji-a-quality", "emoji-b", "emoji-b-quality"])
     assert judges.names(judges.PERCEPTUALS) == ["emoji-mask", "mask2former"]
     with pytest.raises(ValueError, match="no judge 'taste'; there are aesthetic, clip, "):
         judges.load("taste")
@@ -70,7 +70,8 @@ def test_the_names():
 
 
 def test_the_papers_rewards_may_reward_and_the_others_judge():
-    assert {name for name in judges.names() if judges.about(name).may_reward} == {"aesthetic", "emoji-a", "imagereward"}
+    rewards = {name for name in judges.names() if judges.about(name).may_reward}
+    assert rewards == {"aesthetic", "emoji-a", "emoji-a-quality", "imagereward"}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

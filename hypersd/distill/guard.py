@@ -1,0 +1,94 @@
+"""Where going on would only spoil the student: a loss that is no number, one that explodes, a judge that is fooled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+EXPLODED = 1e4
+"""Times what a stage began with."""
+SETTLE = 20  # iterations: what a stage began with is their mean
+LEAST = 2.0  # standard errors
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A loss that pleases judges, and those that only look on."""
+
+    judges: tuple[str, ...]
+    held_out: tuple[str, ...]
+    window: int
+    """Iterations that are compared as one."""
+    stop: bool
+
+
+@dataclass
+class Guard:
+    """What a stage has seen of itself so far."""
+
+    watched: Watched | None = None
+    losses: list[float] = field(default_factory=list)
+    scores: list[Mapping[str, float]] = field(default_factory=list)
+
+    def replay(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Takes up what a resumed stage had logged."""
+        self.losses = [line["loss"] for line in lines]
+        self.scores = [line["scores"] for line in lines if "scores" in line]
+
+    def wrong(self, terms: Mapping[str, float]) -> str:
+        """What is wrong with an iteration's terms, in words; else nothing."""
+        if broken := [name for name, value in terms.items() if not math.isfinite(value)]:
+            return f"the loss {broken[0]!r} became {terms[broken[0]]}"
+        began, loss = self.losses[:SETTLE], sum(terms.values())
+        if len(began) == SETTLE and abs(loss) > EXPLODED * fmean(map(abs, began)) > 0:
+            worst = max(terms, key=lambda name: abs(terms[name]))
+            return f"the loss {worst!r} grew to {terms[worst]:.3g}, from {fmean(began):.3g} as the stage began"
+        return ""
+
+    def saw(self, loss: float, scores: Mapping[str, float]) -> None:
+        self.losses.append(loss)
+        if scores:
+            self.scores.append(scores)
+
+    @property
+    def windows(self) -> list[Sequence[Mapping[str, float]]]:
+        """The scores in whole windows."""
+        size = self.watched.window if self.watched else 1
+        return [self.scores[first : first + size] for first in range(0, len(self.scores) - size + 1, size)]
+
+    @property
+    def turned(self) -> bool:
+        """Whether the last iteration filled a window."""
+        watched = self.watched
+        return watched is not None and bool(watched.held_out) and len(self.scores) % watched.window == 0
+
+    def best(self) -> int:
+        """The window that the judges who only look on like best."""
+        return max(range(len(self.windows)), key=lambda index: self._held_out(index))
+
+    def fooled(self) -> str:
+        """In words, who fell in the last window while who is pleased rose, both since the best window; else nothing."""
+        assert self.watched
+        best, last = self.windows[self.best()], self.windows[-1]
+        fell = [name for name in self.watched.held_out if _difference(best, last, name) < -LEAST]
+        rose = [name for name in self.watched.judges if _difference(best, last, name) > LEAST]
+        if not fell or not rose:
+            return ""
+        before, now = (fmean(scores[fell[0]] for scores in window) for window in (best, last))
+        return f"{fell[0]} fell from {before:.4g} to {now:.4g} while {rose[0]} rose: the student pleases its judge only"
+
+    def _held_out(self, index: int) -> float:
+        """In units of the first window's spread, so that judges of any scale count alike."""
+        assert self.watched
+        first, window = self.windows[0], self.windows[index]
+        return fmean(_difference(first, window, name) for name in self.watched.held_out)
+
+
+def _difference(a: Sequence[Mapping[str, float]], b: Sequence[Mapping[str, float]], name: str) -> float:
+    """b's mean above a's, in standard errors of that difference."""
+    before, after = ([scores[name] for scores in window] for window in (a, b))
+    errors = [stdev(values) / math.sqrt(len(values)) for values in (before, after)]
+    return (fmean(after) - fmean(before)) / (math.hypot(*errors) or 1e-12)

@@ -1,0 +1,36 @@
+"""`log.jsonl`: a line for each iteration of a run, and what a resumed run keeps of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hypersd import atomic
+from hypersd.distill.checkpoint import Progress
+
+NAME = "log.jsonl"
+
+
+def append(out: Path, line: dict[str, Any]) -> None:
+    atomic.append(out / NAME, json.dumps(line))
+
+
+def trim(out: Path, progress: Progress) -> None:
+    """Drops what was logged after the checkpoint that the run goes on from."""
+    if not (out / NAME).is_file():
+        return
+    done = (progress.stage, progress.iteration)
+    kept = [json.dumps(line) + "\n" for line in _whole(out) if (line["stage"], line["iteration"]) < done]
+    atomic.write_bytes(out / NAME, "".join(kept).encode())
+
+
+def of_stage(out: Path, stage: int) -> list[dict[str, Any]]:
+    """The lines of one stage."""
+    return [line for line in _whole(out) if line["stage"] == stage] if (out / NAME).is_file() else []
+
+
+def _whole(out: Path) -> list[dict[str, Any]]:
+    """Every line but one that a killed run was writing, which is the last."""
+    lines = (out / NAME).read_text().splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
