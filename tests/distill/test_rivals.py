@@ -1,0 +1,101 @@
+"""The methods' recipes: on Gaussian data each reaches what can be computed for it, and the table tells them apart."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hypersd import bases, recipe
+from hypersd.draw.pipeline import Drawer, Settings
+from tests.diffusion import fixed_point
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes"
+TEACHER, DATA = 0.4714, 0.5
+"""Standard deviations: of what 40 teacher's steps draw, and of the data."""
+TOY = ("base=toy", "data={kind: gaussian}", "lora={rank: 1, dtype: fp32}", "teacher.guidance=[1, 1]", "precision=fp32")
+JUMPS = ("batch=16", "optimiser.lr=0.02", "optimiser.max_norm=1.0e+9", "draw.visited_share=0")
+HALVE = "{{draw.points: {}, teacher: {{follow: previous, substeps: 2}}}}"
+"""Lightning's stages without their discriminator: it finds the way too, but each stage misses it by some percent."""
+TWO = "{lr: 0.004, betas: [0.5, 0.99], decay: cosine}"
+"""For a student with an opponent."""
+RUNS = {
+    "lcm": (1, TEACHER, 0.05, [*JUMPS, "stages.0.iterations=1000"]),
+    "tcd": (
+        *(1, fixed_point.gain(0.5, 1, "uniform"), 0.03),
+        [*JUMPS, "losses.consistency.distance=mse", "stages.0.iterations=1500"],
+    ),
+    "pcm": (4, TEACHER, 0.02, [*JUMPS, "stages.0.iterations=400"]),
+    "lightning": (
+        *(1, TEACHER, 0.02),
+        [
+            *(*JUMPS, *(f"stages.{index}.iterations=150" for index in range(4))),
+            *(f"stages.{index}.override={HALVE.format(8 >> index)}" for index in (1, 2, 3)),
+        ],
+    ),
+    "dmd2": (
+        *(1, DATA, 0.05),
+        [
+            *("batch=12", "draw.steps=[1]", "stages.0.iterations=200", f"optimiser={TWO}"),
+            "losses.score={updates: 3, fake: {lr: 0.05, betas: [0.9, 0.99], decay: cosine}}",
+            "losses.adversarial.heads={lr: 0.005, betas: [0, 0.99]}",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_method_reaches_its_closed_form(tmp_path, name):
+    """In a process of its own: checking the shapes of a thousand iterations takes longer than computing them."""
+    steps, expected, tolerance, changes = RUNS[name]
+    command = [sys.executable, "-m", "hypersd", "train", str(RECIPES / f"{name}.yaml"), *TOY, *changes]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--out", str(tmp_path)], check=True, capture_output=True, env=environment)
+    drawer = Drawer(bases.load("toy", "cpu"), tmp_path / "lora.safetensors")
+    drawn = drawer.latents([""] * 64, range(64), Settings(steps=steps))
+    assert float(drawn.std()) == pytest.approx(expected, rel=tolerance)
+
+
+def rows() -> dict[str, list[str]]:
+    """The table of recipes/README.md, by recipe."""
+    found = re.findall(r"^\| \[(\w+)\]\(\w+\.yaml\) \| (.*) \|$", (RECIPES / "README.md").read_text(), re.MULTILINE)
+    return {name: cells.split(" | ") for name, cells in found}
+
+
+def said(values) -> str:
+    """A field over the stages, once where it is the same in all."""
+    words = [str(value) for value in values]
+    return words[0] if len(set(words)) == 1 else ", ".join(words)
+
+
+@pytest.mark.parametrize("name", rows())
+def test_the_table_is_what_the_recipes_say(name):
+    made = recipe.load(RECIPES / f"{name}.yaml")
+    stages = [made.at(index) for index in range(len(made.stages))]
+    segments, points, end, follow, losses, sampler = rows()[name]
+    assert segments == ", ".join(str(stage.segments) for stage in made.stages)
+    assert points == said(stage.draw.points for stage in stages)
+    assert end.split("; then ") == list(dict.fromkeys(stage.draw.end for stage in stages))
+    assert follow == said(stage.teacher.follow for stage in stages)
+    assert sampler == made.sampler.name
+    told = [[words(*loss) for loss in stage.losses.items()] for stage in stages]
+    assert [", ".join(each) for each in dict.fromkeys(map(tuple, told))] == losses.split("; then ")
+
+
+def words(name: str, settings: dict) -> str:
+    if name != "adversarial":
+        return name
+    of, real = settings.get("of", "drawing"), settings.get("real", "data")
+    pairs = ", in pairs" if settings.get("pair") else ""
+    return f"adversarial of a {of} against {'its' if real == 'target' else 'the'} {real}{pairs}"
+
+
+def test_a_method_is_data_of_under_forty_lines():
+    assert rows().keys() == {"lcm", "tcd", "pcm", "lightning", "dmd2", "tscd", "hyper"}
+    for name in rows():
+        assert len((RECIPES / f"{name}.yaml").read_text().splitlines()) < 40
