@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hypersd import __version__
+from hypersd.cli.bench import bench
 from hypersd.cli.compare import compare
 from hypersd.cli.demo import demo
 from hypersd.cli.errors import FAILURE, Verbs, say, wants_traceback
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 for verb in (sample, compare, train, merge, evaluate, demo):
     app.command()(verb)
+app.add_typer(bench, name="bench")
 
 
 def _version(asked: bool) -> bool:

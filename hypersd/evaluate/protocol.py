@@ -56,12 +56,10 @@ def hard(guidance: float) -> Plan:
 
 
 def students(steps: Sequence[int], lora: LoraFile | None = None) -> list[Plan]:
-    """Without guidance; a sampler that the LoRA's header names has the header's settings."""
-    return [
-        Plan(settings_for(lora, n, sampler, guidance_scale=1.0), lora=True)
-        for n in steps
-        for sampler in STUDENT_SAMPLERS
-    ]
+    """Without guidance; the sampler that the LoRA's header names is among them, and has the header's settings."""
+    own = lora.sampler.get("name", "ddim") if lora else "ddim"
+    names = dict.fromkeys([*STUDENT_SAMPLERS, own])
+    return [Plan(settings_for(lora, n, name, guidance_scale=1.0), lora=True) for n in steps for name in names]
 
 
 def at_steps(steps: int, guidance: float) -> list[Plan]:

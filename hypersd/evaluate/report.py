@@ -127,15 +127,15 @@ def read(path: Path) -> Report:
     """Raises ValueError for what is no report."""
     try:
         values = json.loads(path.read_text())
-        rows = tuple(Row(**{**row, "values": _stats(row["values"])}) for row in values["rows"])
-        paths = {who: _stats(found) for who, found in values["paths"].items()}
+        rows = tuple(Row(**{**row, "values": stats(row["values"])}) for row in values["rows"])
+        paths = {who: stats(found) for who, found in values["paths"].items()}
         yardsticks = tuple(Yardstick(**found) for found in values["yardsticks"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a report of `hypersd evaluate`: {error}") from error
     return Report(rows, yardsticks, values["reference"], paths, values["selection"], values["about"])
 
 
-def _stats(values: dict[str, Any]) -> dict[str, Stat]:
+def stats(values: dict[str, Any]) -> dict[str, Stat]:
     return {name: Stat(tuple(found["values"])) for name, found in values.items()}
 
 
@@ -199,7 +199,7 @@ def _yardstick_cells(report: Report) -> list[list[str]]:
 def markdown(report: Report, name: str) -> str:
     """One report as a section of docs/results.md."""
     about = report.about
-    parts = [f"### {name}", _summary(report), _grid(*lines(report))]
+    parts = [f"### {name}", _summary(report), grid(*lines(report))]
     parts.append(", ".join(f"{name} {value:.4g}" for name, value in report.reference.items()) + ".")
     if report.paths:
         parts += ["One jump over each of k segments, relative error in latents (mean of segments):"]
@@ -208,7 +208,7 @@ def markdown(report: Report, name: str) -> str:
         parts += ["The undistilled baselines are the nearest to the teacher, by FD on smaller sets, of:"]
         parts += [_choice(report)]
     if report.yardsticks:
-        parts.append(_grid(["yardstick", "reached", "asked", "holds"], _yardstick_cells(report)))
+        parts.append(grid(["yardstick", "reached", "asked", "holds"], _yardstick_cells(report)))
     parts.append(f"`{about.get('command', '')}`")
     return "\n\n".join(parts)
 
@@ -232,7 +232,7 @@ def _paths(report: Report) -> str:
         [who, *(cell(Row("", 0, 0, "", 0, found), Column("", name, 3)) for name in names)]
         for who, found in report.paths.items()
     ]
-    return _grid(["", *names], cells)
+    return grid(["", *names], cells)
 
 
 def _choice(report: Report) -> str:
@@ -240,10 +240,10 @@ def _choice(report: Report) -> str:
         [where, min(found, key=found.__getitem__), ", ".join(f"{who} {fd:.3g}" for who, fd in found.items())]
         for where, found in report.selection.items()
     ]
-    return _grid(["at", "best", "all"], cells)
+    return grid(["at", "best", "all"], cells)
 
 
-def _grid(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+def grid(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     rows = [titles, ["---"] * len(titles), *cells]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
@@ -251,13 +251,17 @@ def _grid(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
 def write_page(folder: Path, page: Path) -> None:
     """Puts every report of a folder between the page's markers, which are added at its end if missing."""
     reports = [markdown(read(path), path.stem) for path in sorted(folder.glob("*.json"))]
-    text = page.read_text() if page.is_file() else "# Results\n"
-    if BEGIN not in text:
-        text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
     note = f"Written from the JSON files in `{folder.name}/` by `{COMMAND}`; see [evaluate.md](evaluate.md)."
-    middle = "\n\n".join([BEGIN, note, *reports, END])
-    write_bytes(page, (before + middle + rest.partition(END)[2]).encode())
+    put(page, BEGIN, END, "\n\n".join([note, *reports]))
+
+
+def put(page: Path, begin: str, end: str, middle: str) -> None:
+    """Writes what stands between two markers of a page anew, and nothing else."""
+    text = page.read_text() if page.is_file() else "# Results\n"
+    if begin not in text:
+        text = f"{text.rstrip()}\n\n{begin}\n{end}\n"
+    before, _, rest = text.partition(begin)
+    write_bytes(page, (f"{before}{begin}\n\n{middle}\n\n{end}" + rest.partition(end)[2]).encode())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+"""The page of a comparison: one row for each method, number of steps and sampler, over its seeds.
+
+    python -m hypersd.evaluate.comparison [docs/results/methods] [docs/results.md]
+
+writes the page between its markers anew from the JSON files in the folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hypersd.evaluate import report
+from hypersd.evaluate.methods import read
+from hypersd.evaluate.report import COLUMNS, Row, Stat, cell, grid, put
+
+BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
+COMMAND = "python -m hypersd.evaluate.comparison"
+SHOWN = ("alignment", "recall_at_1", "quality", "fd_teacher", "fd_real", "path", "diversity")
+
+
+def merged(runs: Sequence[dict[str, Any]], key: str = "rows") -> dict[tuple[str, int, str, float], Row]:
+    """Rows of the same method, steps, sampler and guidance, the values of all seeds together."""
+    found: dict[tuple[str, int, str, float], Row] = {}
+    for run in runs:
+        name = run["recipe"]["name"] if key == "rows" else "base"
+        for values in run[key]:
+            row = Row(**{**values, "role": name, "values": report.stats(values["values"])})
+            place = (name, row.steps, row.sampler, row.guidance)
+            found[place] = _joined(found[place], row) if place in found and key == "rows" else row
+    return found
+
+
+def _joined(a: Row, b: Row) -> Row:
+    names = a.values.keys() & b.values.keys()
+    values = {name: Stat(a.values[name].values + b.values[name].values) for name in sorted(names)}
+    return Row(a.role, a.steps, a.evaluations, a.sampler, a.guidance, values)
+
+
+def markdown(runs: Sequence[dict[str, Any]]) -> str:
+    """Sorted by steps, then method: what is to be compared stands together."""
+    methods, base = merged(runs), merged(runs, "base")
+    places = sorted(methods, key=lambda place: (place[1], place[0], place[2]))
+    columns = [column for column in COLUMNS if column.name in SHOWN]
+    titles = ["steps", "method", "sampler", "guidance", *(column.title for column in columns)]
+    rows = [base[place] for place in sorted(base, key=lambda place: -place[1])] + [methods[place] for place in places]
+    cells = [
+        [str(row.steps), row.role, row.sampler, f"{row.guidance:g}", *(cell(row, column) for column in columns)]
+        for row in rows
+    ]
+    return "\n\n".join([_summary(runs), grid(titles, cells), _costs(runs)])
+
+
+def _summary(runs: Sequence[dict[str, Any]]) -> str:
+    about, seeds = runs[0]["about"], {run["recipe"]["seed"] for run in runs}
+    flag = f"**{len(seeds)} seed{'s' * (len(seeds) > 1)} a method: a look, not a result.** " if len(seeds) < 3 else ""
+    budget = f"about {about['forward_equivalents']:,} forward-equivalents a run"
+    return f"{flag}{budget}; {about['pictures']} pictures a set, split `{about['split']}`; {about['machine']}."
+
+
+def _costs(runs: Sequence[dict[str, Any]]) -> str:
+    titles = ["method", "seed", "iterations", "forward-equivalents", "minutes", "command"]
+    cells = [
+        [
+            run["recipe"]["name"],
+            str(run["recipe"]["seed"]),
+            ", ".join(str(stage["iterations"]) for stage in run["recipe"]["stages"]),
+            f"{run['about']['forward_equivalents']:,}",
+            str(run["about"]["train_minutes"]),
+            f"`{run['about']['command']}`",
+        ]
+        for run in runs
+    ]
+    return grid(titles, cells)
+
+
+def write_page(folder: Path, page: Path) -> None:
+    """Raises ValueError for a folder without results."""
+    runs = read(folder)
+    if not runs:
+        raise ValueError(f"{folder} holds no results; `hypersd bench methods --out {folder}` makes some")
+    note = f"Written from the JSON files in `{folder.name}/` by `{COMMAND}`."
+    put(page, BEGIN, END, "\n\n".join([note, markdown(runs)]))
+
+
+if __name__ == "__main__":
+    given = [Path(argument) for argument in sys.argv[1:]]
+    defaults = [Path("docs/results/methods"), Path("docs/results.md")]
+    write_page(*[*given, *defaults[len(given) :]])

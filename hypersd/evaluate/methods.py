@@ -1,0 +1,175 @@
+"""Methods side by side: recipes of one trainer at an equal budget, measured alike (`hypersd bench methods`).
+
+The budget is in UNet forward-equivalents: a sample's pass counts 1, and 3 where a gradient is taken through it, whoever
+makes it, student, target, teacher, fake score, or discriminator (whose passes stop at the middle and count as whole
+ones). Each recipe's iterations are stretched or cut, all stages by one factor, until it costs that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hypersd.atomic import write_json
+from hypersd.distill import log
+from hypersd.distill.train import train
+from hypersd.distill.watch import Silent, Watcher
+from hypersd.evaluate import evaluation, rows
+from hypersd.evaluate.report import Report
+from hypersd.recipe import Recipe, parse
+
+BACKWARD = 2
+"""Passes that a gradient costs beside the one forward."""
+POOLS = ("pool-*.safetensors", "paths-*.safetensors")
+
+
+@dataclass
+class Counter:
+    """Samples that went through the network that roles play on."""
+
+    evaluations: int = 0
+
+    @contextmanager
+    def counting(self) -> Iterator[Counter]:
+        def seen(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if hasattr(module, "peft_config"):
+                self.evaluations += len(inputs[0]) * (1 + BACKWARD * torch.is_grad_enabled())
+
+        hook = nn.modules.module.register_module_forward_pre_hook(seen)
+        try:
+            yield self
+        finally:
+            hook.remove()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method, a seed, and where its LoRAs and its numbers go."""
+
+    recipe: Recipe
+    out: Path
+    runs: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.recipe.name}-{self.recipe.seed}"
+
+    @property
+    def file(self) -> Path:
+        return self.out / f"{self.name}.json"
+
+    @property
+    def folder(self) -> Path:
+        return self.runs / self.name
+
+
+@dataclass
+class Spent(Silent):
+    """Where each stage's count stood at its first update."""
+
+    counter: Counter
+    at: list[int] = field(default_factory=list)
+
+    def update(self, iteration: int, loss: float, lr: float) -> None:
+        self.at.append(self.counter.evaluations)
+
+
+def cost(recipe: Recipe, pools: Path) -> list[int]:
+    """Forward-equivalents of one update of each stage, counted on two updates of each."""
+    stages = [{**stage.model_dump(mode="json"), "iterations": 2} for stage in recipe.stages]
+    short = parse({**recipe.model_dump(mode="json"), "stages": stages, "sample_prompts": []})
+    with tempfile.TemporaryDirectory() as folder, Counter().counting() as counter:
+        link(pools, Path(folder))
+        train(short, Path(folder), watch=(spent := Spent(counter)))
+        link(Path(folder), pools)
+    return [second - first for first, second in zip(spent.at[::2], spent.at[1::2], strict=True)]
+
+
+def at_budget(recipe: Recipe, costs: Sequence[int], budget: int) -> Recipe:
+    """The recipe with iterations that cost the budget. Raises ValueError for one that is too small for any."""
+    whole = sum(each * stage.iterations for each, stage in zip(costs, recipe.stages, strict=True))
+    if budget < sum(costs):
+        raise ValueError(f"a budget of {budget:,} is below one update of {recipe.name}'s stages, {sum(costs):,}")
+    stages = [
+        {**stage.model_dump(mode="json"), "iterations": max(1, round(stage.iterations * budget / whole))}
+        for stage in recipe.stages
+    ]
+    return parse({**recipe.model_dump(mode="json"), "stages": stages})
+
+
+def lora_for(run: Run, steps: int) -> Path | None:
+    """The file that draws in so many steps: the last one, or that of the last stage with as many segments."""
+    if steps in run.recipe.sampler.steps:
+        return run.folder / "lora.safetensors"
+    stages = [index for index, stage in enumerate(run.recipe.stages) if stage.segments == steps]
+    return run.folder / f"stage{stages[-1] + 1}-{steps}segments.safetensors" if stages else None
+
+
+def bench(
+    run: Run, budget: int, steps: Sequence[int], watch: Watcher, progress: rows.Progress, **evaluate: Any
+) -> bool:
+    """Trains and measures one run, and writes its file. False if that was there already."""
+    if run.file.is_file():
+        return False
+    pools = run.runs / "pools"
+    costs = cost(run.recipe, pools)
+    recipe = at_budget(run.recipe, costs, budget)
+    link(pools, run.folder)
+    started = time.perf_counter()
+    train(recipe, run.folder, resume=(run.folder / log.NAME).is_file(), watch=watch)
+    minutes = round((time.perf_counter() - started) / 60, 1)
+    reports = [
+        evaluation.run(recipe.base, file, None, steps=counts, progress=progress, **evaluate)
+        for file, counts in drawn_by(run, steps).items()
+    ]
+    spent = sum(each * stage.iterations for each, stage in zip(costs, recipe.stages, strict=True))
+    about = {"forward_equivalents": spent, "train_minutes": minutes, **reports[0].about}
+    write_json(run.file, {**_found(reports), "recipe": recipe.model_dump(mode="json"), "about": about})
+    return True
+
+
+def drawn_by(run: Run, steps: Sequence[int]) -> dict[Path, list[int]]:
+    """Which file draws in which of these numbers of steps."""
+    found: dict[Path, list[int]] = {}
+    for n in steps:
+        if file := lora_for(run, n):
+            found.setdefault(file, []).append(n)
+    return found
+
+
+def _found(reports: Sequence[Report]) -> dict[str, Any]:
+    """The rows of the method, and those of the base that it is seen beside."""
+    drawn = [asdict(row) for report in reports for row in report.rows if row.role == "distilled"]
+    beside = [asdict(row) for report in reports for row in report.rows if row.role != "distilled"]
+    return {"rows": drawn, "base": beside, "reference": reports[0].reference}
+
+
+def link(source: Path, target: Path) -> None:
+    """Pools of latents and paths in both folders, drawn once for all runs."""
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in POOLS:
+        for file in source.glob(pattern):
+            if not (target / file.name).exists():
+                _same(file, target / file.name)
+
+
+def _same(file: Path, other: Path) -> None:
+    try:
+        os.link(file, other)
+    except OSError:  # another disk
+        shutil.copy(file, other)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]

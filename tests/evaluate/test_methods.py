@@ -1,0 +1,132 @@
+"""Methods at an equal budget: what is counted, what is scaled, and what is never made twice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hypersd import recipe
+from hypersd.distill.watch import Silent
+from hypersd.evaluate import comparison, evaluation, methods
+from hypersd.evaluate.methods import Run, at_budget, bench, cost, drawn_by
+from hypersd.evaluate.report import Report, Row, Stat
+
+TOY = {
+    "name": "toy",
+    "base": "toy",
+    "data": {"kind": "gaussian"},
+    "lora": {"rank": 1, "dtype": "fp32"},
+    "teacher": {"guidance": [1, 1]},
+    "batch": 8,
+    "stages": [{"segments": 8, "iterations": 30}, {"segments": 1, "iterations": 10}],
+}
+OPPONENTS = {
+    "draw": {"visited_share": 1.0, "samplers": ["ddim"], "steps": [2], "end": "visited"},
+    "losses": {"score": {"updates": 3}, "adversarial": {"updates": 2}},
+    "stages": [{"segments": 1, "iterations": 4}],
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, [8 * (1 + 1 + 3)] * 2),  # the teacher, the target, and the student with its gradient
+        ({"teacher": {"guidance": [5, 5]}}, [8 * (2 + 1 + 3)] * 2),  # guidance is two passes
+        ({"teacher": {"guidance": [1, 1], "substeps": 4}}, [8 * (4 + 1 + 3)] * 2),
+        # Two jumps, both scores, D's view; then the fake score three times, and D's two views twice.
+        (OPPONENTS, [8 * (2 * 3 + 1 + 1 + 3 + 3 * 3 + 2 * (2 * 3))]),
+    ],
+)
+def test_every_pass_of_an_update_is_counted(tmp_path, changed, expected):
+    made = recipe.parse({**TOY, **changed})
+    assert cost(made, tmp_path) == expected
+    assert cost(recipe.parse({**TOY, **changed, "batch": 4}), tmp_path) == [each // 2 for each in expected]
+
+
+def test_all_stages_are_stretched_by_one_factor():
+    made = at_budget(recipe.parse(TOY), [10, 20], 5000)  # as written it costs 500
+    assert [stage.iterations for stage in made.stages] == [300, 100]
+    with pytest.raises(ValueError, match="a budget of 29 is below one update of toy's stages, 30"):
+        at_budget(recipe.parse(TOY), [10, 20], 29)
+
+
+def test_which_file_draws_in_how_many_steps(tmp_path):
+    stages = [{"segments": k, "iterations": 1} for k in (8, 4, 1, 1)]
+    run = Run(recipe.parse({**TOY, "stages": stages, "sampler": {"steps": [1, 2]}}), tmp_path, tmp_path)
+    names = {file.name: steps for file, steps in drawn_by(run, (1, 2, 4, 6, 8)).items()}
+    expected = {"lora.safetensors": [1, 2], "stage2-4segments.safetensors": [4], "stage1-8segments.safetensors": [8]}
+    assert names == expected
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Instead of an evaluation: what was asked of it, and a row for each number of steps."""
+    asked = []
+
+    def run(base, file, out, steps, **settings):
+        asked.append((base, file.name, tuple(steps), settings["pictures"]))
+        assert file.is_file()
+        rows = [Row("distilled", n, n, "ddim", 1.0, {"alignment": Stat((0.9,))}) for n in steps]
+        rows.append(Row("teacher", 25, 50, "ddim", 5.0, {"alignment": Stat((1.0,))}))
+        about = {"pictures": settings["pictures"], "split": "develop", "machine": "here", "command": "hypersd bench"}
+        return Report(tuple(rows), (), {"floor": 1.0}, about=about)
+
+    monkeypatch.setattr(evaluation, "run", run)
+    return asked
+
+
+def compare(folder, seed=0, budget=800, watch=None):
+    run = Run(recipe.parse({**TOY, "seed": seed, "checkpoint_every": 3}), folder / "out", folder / "runs")
+    return run, bench(run, budget, (1, 8), watch or Silent(), print, pictures=64)
+
+
+def test_a_run_is_made_once_and_says_what_it_was(tmp_path, measured):
+    run, made = compare(tmp_path)
+    assert made
+    assert measured == [("toy", "lora.safetensors", (1, 8), 64)]
+    found = json.loads(run.file.read_text())
+    assert found["about"]["forward_equivalents"] == 800
+    assert [stage["iterations"] for stage in found["recipe"]["stages"]] == [15, 5]
+    assert [row["steps"] for row in found["rows"]] == [1, 8]
+    assert compare(tmp_path)[1] is False
+    assert len(measured) == 1
+
+
+def test_an_interrupted_one_goes_on(tmp_path, measured):
+    class Stop(Silent):
+        def update(self, iteration, loss, lr):
+            if iteration == 7:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(tmp_path, watch=Stop())
+    run, made = compare(tmp_path)
+    assert made
+    lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if line["stage"] == 0] == list(range(15))
+
+
+def test_the_page_joins_the_seeds_of_a_method(tmp_path, measured):
+    for seed in (0, 1, 2):
+        compare(tmp_path, seed)
+    page = tmp_path / "results.md"
+    page.write_text("# Results\n\nBefore.\n")
+    comparison.write_page(tmp_path / "out", page)
+    text = page.read_text()
+    assert "| 1 | toy | ddim | 1 | 0.900 ± 0.000 |" in text
+    assert "| 25 | base | ddim | 5 | 1.000 |" in text
+    assert "a look, not a result" not in text
+    assert "| toy | 2 | 15, 5 | 800 |" in text
+    comparison.write_page(tmp_path / "out", page)
+    assert page.read_text() == text
+    with pytest.raises(ValueError, match="holds no results"):
+        comparison.write_page(tmp_path / "nothing", page)
+
+
+def test_pools_are_shared_by_all_runs(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "pool-1.safetensors").write_bytes(b"latents")
+    (tmp_path / "a" / "lora.safetensors").write_bytes(b"not this")
+    methods.link(tmp_path / "a", tmp_path / "b")
+    assert [file.name for file in (tmp_path / "b").iterdir()] == ["pool-1.safetensors"]
