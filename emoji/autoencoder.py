@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from emoji.config import Config, from_command_line
 from emoji.dataset import build, draw_weights, load_pictures, on_white, read_records
 from emoji.training import Run, autocast, device
+from hypersd.judges.emoji import PIXELS
 
 LATENT_NOISE = 0.15  # at most; so that the decoder forgives what a diffusion model gets wrong
 EDGE = 1.0
@@ -121,6 +122,11 @@ def training_pictures(config: Config) -> tuple[list[dict[str, Any]], np.ndarray]
         np.save(part, on_white(load_pictures(folder, records, config.size)))
         part.replace(cache)
     return records, np.load(cache)
+
+
+def masks(config: Config, records: list[dict[str, Any]]) -> np.ndarray:
+    """Alpha of the records' pictures, uint8 (n, 1, h, w), at the size that judge A draws masks in."""
+    return load_pictures(build(config), records, PIXELS)[:, None, :, :, 3].copy()
 
 
 def components(config: Config) -> dict[str, Tensor]:

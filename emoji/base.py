@@ -118,8 +118,8 @@ class Average:
 def load_latents(config: Config) -> tuple[list[dict[str, Any]], Float[Tensor, "n c h w"], np.ndarray]:
     """Training records, their latents, and how often each is drawn; encoded once and kept.
 
-    The file is what distillation trains on too: `latents` fp16, `weight`, and every picture's
-    captions in its header.
+    The file is what distillation trains on too: `latents` fp16, `weight`, every picture's captions in
+    its header, and its alpha as `masks`, which the base does not look at.
     """
     from safetensors.torch import load_file, save_file
 
@@ -130,6 +130,7 @@ def load_latents(config: Config) -> tuple[list[dict[str, Any]], Float[Tensor, "n
         tensors = {
             "latents": autoencoder.latents_of(pictures, config).half().contiguous(),
             "weight": weight,
+            "masks": torch.from_numpy(autoencoder.masks(config, records)),
         }
         cache.parent.mkdir(parents=True, exist_ok=True)
         part = cache.with_suffix(".part")

@@ -1,11 +1,13 @@
-"""Files that appear whole or not at all: written beside their place, flushed to disk, then renamed."""
+"""Files and folders that appear whole or not at all: written beside their place, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
 def write_bytes(path: Path, data: bytes) -> None:
     """Raises OSError with one line (a full disk, say), and leaves what was at `path` untouched."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -26,7 +28,29 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise OSError(f"could not write {path}: {error.strerror}; nothing was changed") from error
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    _sync(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `path` once it is full. Raises OSError with one line.
+
+    Killed in between, there is the old one, the new one or, for an instant, none.
+    """
+    temporary = _beside(path)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.rglob("*"):
+            _sync(file)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"could not write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -46,13 +70,17 @@ def sweep(folder: Path) -> None:
     """Deletes what killed processes left half written in a folder that no other process writes to."""
     for path in folder.rglob(".*.tmp"):
         if LEFTOVER.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _sync(path: Path) -> None:
     """A rename survives a power cut once its folder is on disk; where folders cannot be flushed it is whole anyway."""
     with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

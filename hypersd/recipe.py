@@ -44,7 +44,7 @@ class Lora(Strict):
     """Of the file. Weights in training are fp32."""
     start: Path | None = None
     """A LoRA that training goes on from; None changes nothing yet."""
-    on: Path | None = None
+    beneath: Path | None = None
     """A finished LoRA that stays as it is: what is trained comes on top of it, and the result is the sum of both."""
     fold: bool = False
     """Trains through W + B A as one weight: the same gradients, faster for a small network, for the memory of one
@@ -124,10 +124,10 @@ class Stage(Strict):
 
 
 class Usage(Strict):
-    """How a LoRA wants to be used. What is not named here is a setting of the sampler."""
+    """How the result wants to be used. What is not named here is a setting of the sampler."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, float]
+    __pydantic_extra__: dict[str, int | float]
 
     name: str = "ddim"
     steps: tuple[Steps, ...] = (1, 2, 4, 8)
@@ -143,6 +143,9 @@ class Recipe(Strict):
     base: str = "emoji"
     base_settings: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = {"kind": "prompts"}
+    student: Literal["lora", "full"] = "lora"
+    """full: every weight of the network is trained, and the result is a network of its own; `lora` is then about
+    opponents' LoRAs, the dtype of the file, and the LoRA that the student begins as."""
     lora: Lora = Lora()
     teacher: Teacher = Teacher()
     draw: Draw = Draw()
@@ -165,7 +168,7 @@ class Recipe(Strict):
     sample_prompts: tuple[str, ...] = ()
     """Drawn every `sample_every` iterations, at the steps of `draw.steps`, into DIR/samples."""
     sampler: Usage = Usage()
-    """Written into the LoRA's header."""
+    """Written into the result's header. Where `draw.samplers` names the same sampler, it has these settings there."""
 
     def at(self, stage: int) -> Recipe:
         """This recipe with the stage's overrides applied."""
@@ -202,6 +205,8 @@ def parse(values: Mapping[str, Any]) -> Recipe:
     if not recipe.stages:
         raise ValueError("the recipe has no stages; give at least {segments: 8, iterations: 1000}")
     samplers.load(recipe.sampler.name, **(recipe.sampler.model_extra or {}))
+    if recipe.student == "full" and recipe.lora.beneath:
+        raise ValueError("student: full has no LoRA beneath it: set lora.start instead, which it begins as")
     for index in range(len(recipe.stages)):
         _check_stage(recipe, index)
     return recipe
@@ -219,6 +224,9 @@ def _check_stage(recipe: Recipe, index: int) -> None:
     if recipe.sampler.step_code and stage.draw.visited_share < 1:
         where = f"set draw.visited_share=1 in stage {index + 1}"
         raise ValueError(f"sampler.step_code needs to know every sample's steps: {where}")
+    last, unseen = index == len(recipe.stages) - 1, recipe.sampler.name not in stage.draw.samplers
+    if last and "first" in (recipe.sampler.model_extra or {}) and (unseen or stage.draw.visited_share == 0):
+        raise ValueError("sampler.first must be trained at: set draw.visited_share=1 and draw.samplers=[ddim]")
     Segments(recipe.stages[index].segments, stage.draw.points)
 
 

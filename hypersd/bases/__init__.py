@@ -18,9 +18,12 @@ from torch import Tensor, nn
 
 from hypersd import bundled, tensors
 from hypersd.diffusion.schedule import Schedule
+from hypersd.recipe import Usage
 
 REMEDY = "fetch the model again"
 FAMILY_OF_PIPELINE = {"StableDiffusionPipeline": "sd15"}
+ABOUT = "hypersd.json"
+"""In the folder of a distilled base: how it was made, and how it wants to be used."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,14 @@ class Cond:
         return Cond(**joined)
 
 
+@dataclass(frozen=True)
+class Distilled:
+    """What the folder of a distilled base says of it, in the words of a LoRA's header."""
+
+    recipe: dict[str, Any]
+    sampler: dict[str, Any]
+
+
 @runtime_checkable
 class Base(Protocol):
     """A diffusion model that can be distilled: what the rest of the package knows of it."""
@@ -64,6 +75,8 @@ class Base(Protocol):
     lora_targets: tuple[str, ...]
     autocast: torch.dtype | None
     """Dtype of autocast around the backbone, and only there; None is off."""
+    distilled: Distilled | None
+    """None for a base as others trained it."""
 
     @property
     def device(self) -> torch.device: ...
@@ -99,9 +112,16 @@ def load(where: str | Path = "emoji", device: str | torch.device | None = None, 
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if where == "toy":
         return import_module("hypersd.bases.toy").Toy(device=device, **settings)
-    path = bundled.BASE if where == "emoji" else Path(where)
+    path = folder(where)
     family = import_module(f"hypersd.bases.{_family(path, str(where))}")
-    return family.load(path, device=device, source=str(where), **settings)
+    found = family.load(path, device=device, source=str(where), **settings)
+    found.distilled = _distilled(path / ABOUT)
+    return found
+
+
+def folder(where: str | Path) -> Path:
+    """The diffusers folder that a base's name stands for."""
+    return bundled.BASE if where == "emoji" else Path(where)
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -122,6 +142,14 @@ def _family(path: Path, name: str) -> str:
         known = ", ".join(FAMILY_OF_PIPELINE)
         raise ValueError(f"{name} is a {pipeline}, which is not supported yet; supported: {known}")
     return FAMILY_OF_PIPELINE[pipeline]
+
+
+def _distilled(path: Path) -> Distilled | None:
+    if not path.is_file():
+        return None
+    facts = tensors.facts(path, REMEDY)
+    with tensors.readable(path, REMEDY):
+        return Distilled(dict(facts["recipe"]), Usage(**facts["sampler"]).model_dump(mode="json"))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hypersd.bases import Cond
+from hypersd.bases import Cond, Distilled
 from hypersd.diffusion.schedule import Schedule, scaled_linear
 
 
@@ -91,6 +91,7 @@ class Toy:
     family = "toy"
     lora_targets = ("table",)
     autocast: torch.dtype | None = None
+    distilled: Distilled | None = None
 
     def __init__(self, std: float = 0.5, device: torch.device | str = "cpu") -> None:
         self.source = "toy"

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 def sample(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
-    steps: Annotated[int, typer.Option(help="1 to 8 with a few-step LoRA, up to 100 without.")] = 4,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="1 to 8 with a few-step LoRA, up to 100 without. (default: 4, or fewer if made for fewer)"),
+    ] = None,
     base: Annotated[str, typer.Option(help="emoji (bundled), toy, or a diffusers folder.")] = "emoji",
     lora: Annotated[
         str | None, typer.Option(help="A .safetensors file, bundled, or none. (default: bundled with emoji)")
@@ -40,18 +43,21 @@ def sample(
     out: Annotated[Path | None, typer.Option(help="A .png file. (default: in outputs/)")] = None,
 ) -> None:
     """Draw a prompt. The PNG says how it was drawn."""
-    path = check_png(out or OUTPUTS / f"{slug(prompt)}-{steps}steps-seed{seed}.png")
-    file = find_lora(lora, base)
+    path, file = check_png(out) if out else None, find_lora(lora, base)
 
     from hypersd.draw import png
-    from hypersd.draw.pipeline import Drawer, check_prompt, check_steps, settings_for
+    from hypersd.draw.pipeline import Drawer, check_prompt, check_steps, settings_for, usual_steps
 
     check_prompt(prompt)
-    check_steps(steps, with_lora=file is not None)
+    if steps is not None:
+        check_steps(steps, with_lora=file is not None)
     drawer = Drawer.load(base, file, scale)
+    if steps is None:
+        steps = usual_steps(drawer.made)
+    path = path or check_png(OUTPUTS / f"{slug(prompt)}-{steps}steps-seed{seed}.png")
     others = {"negative": negative, "nag_scale": nag, "nag_tau": nag_tau, "nag_alpha": nag_alpha}
     size = {"width": width, "height": height}
-    settings = settings_for(drawer.lora, steps, sampler, eta, guidance, **others, **size)
+    settings = settings_for(drawer.made, steps, sampler, eta, guidance, **others, **size)
     for number in range(seed, seed + count):
         began = time.perf_counter()
         picture = png.to_pil(drawer.draw([prompt], [number], settings)[0])

@@ -1,13 +1,17 @@
-"""hypersd train: a recipe becomes a LoRA."""
+"""hypersd train: a recipe becomes a LoRA, or a network of its own in a diffusers folder."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hypersd.cli.errors import INTERRUPTED, say
+
+if TYPE_CHECKING:
+    from hypersd.recipe import Recipe
 
 
 def train(
@@ -19,7 +23,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Where the run lives. (default: runs/NAME)")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.")] = False,
 ) -> None:
-    """Distil a base into a few-step LoRA; Ctrl-C stops it, --resume goes on."""
+    """Distil a base into a few-step LoRA or network; Ctrl-C stops it, --resume goes on."""
     from hypersd import recipe as recipes
 
     read = recipes.load(recipe, changes or [])
@@ -35,4 +39,14 @@ def train(
     except KeyboardInterrupt:
         say("stopped; the same command with --resume goes on from the last checkpoint")
         raise typer.Exit(INTERRUPTED) from None
-    typer.echo(str(path))
+    typer.echo(str(_folder(read, path) if read.student == "full" else path))
+
+
+def _folder(recipe: Recipe, network: Path) -> Path:
+    """The network's own diffusers folder; for the toy, which has none, the network."""
+    from hypersd import bases
+    from hypersd.export import merged
+
+    if recipe.base == "toy" or os.environ.get("RANK", "0") != "0":  # one process writes for all
+        return network
+    return merged.write(network, bases.folder(recipe.base), network.with_name("model"))

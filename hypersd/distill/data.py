@@ -28,6 +28,7 @@ from hypersd import bundled
 from hypersd.atomic import write_bytes
 from hypersd.bases import Base, Cond
 from hypersd.distill.randomness import Generators, normal, uniform
+from hypersd.distill.truth import Kept, Truth, kind_of, read_truth
 from hypersd.draw.pipeline import Drawer, Settings
 from hypersd.recipe import Strict, check
 
@@ -56,32 +57,63 @@ class Drawn:
     latents: Float[Tensor, "b *p c h w"]
     cond: Cond
     prompts: tuple[str, ...]
+    truth: Truth | None = None
+    """What a perceptual loss compares with, where the data keeps it."""
 
 
 class Captioned:
     """Latents with one or more captions each, kept in memory; text is encoded as it is drawn."""
 
-    def __init__(self, base: Base, latents: Tensor, captions: list[list[str]], weight: Tensor) -> None:
-        self.base, self.latents, self.captions = base, latents, captions
+    def __init__(
+        self,
+        base: Base,
+        latents: Tensor,
+        captions: list[list[str]],
+        weight: Tensor,
+        truth: Kept | None = None,
+        empty: float = 0.0,
+    ) -> None:
+        """`empty` is the share of samples that get no caption, as guidance needs."""
+        self.base, self.latents, self.captions, self.truth, self.empty = base, latents, captions, truth, empty
         self.heap = (weight.double() / weight.double().sum()).cumsum(0)
 
     def draw(self, rngs: Generators) -> Drawn:
         u_picture, u_text = uniform(rngs, 2)
         chosen = torch.searchsorted(self.heap, u_picture).clamp(max=len(self.latents) - 1)
         lists = [self.captions[picture] for picture in chosen.tolist()]
-        texts = [texts[int(u * len(texts))] for texts, u in zip(lists, u_text.tolist(), strict=True)]
-        return Drawn(self.latents[chosen].float().to(self.base.device), self.base.encode(texts), tuple(texts))
+        texts = [self._text(texts, u) for texts, u in zip(lists, u_text.tolist(), strict=True)]
+        x0 = self.latents[chosen].float().to(self.base.device)
+        shown = self.truth.of(chosen.tolist()) if self.truth else None
+        return Drawn(x0, self.base.encode(texts), tuple(texts), shown)
+
+    def _text(self, texts: list[str], u: float) -> str:
+        return "" if u < self.empty else texts[int((u - self.empty) / (1 - self.empty) * len(texts))]
 
 
 class LatentsSettings(Strict):
     path: Path
+    empty: float = Field(0.0, ge=0, lt=1)
+    """The share of samples whose caption is left out: 0.1 for a LoRA that is to be guided."""
 
 
 def latents(base: Base, settings: LatentsSettings, cache: Path, say: Say) -> Data:
-    """A safetensors file: `latents` (n c h w), `weight` (n), and the captions in its header, JSON."""
-    if not settings.path.is_file():
-        raise ValueError(f"no latents at {settings.path}: {LATENTS_HINT}")
-    return Captioned(base, *read_latents(settings.path))
+    """A safetensors file: `latents` (n c h w), `weight` (n), and the captions in its header, JSON; maybe a truth."""
+    _must_exist(settings.path)
+    return Captioned(base, *read_latents(settings.path), read_truth(settings.path), settings.empty)
+
+
+def truth_in(settings: dict[str, Any]) -> str | None:
+    """Which truth a recipe's data holds, if any. Raises ValueError for a file that is not there."""
+    if settings.get("kind") != "latents":
+        return None
+    path = check(LatentsSettings, _rest(settings), "data").path
+    _must_exist(path)
+    return kind_of(path)
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"no latents at {path}: {LATENTS_HINT}")
 
 
 class PromptsSettings(Strict):
@@ -93,17 +125,18 @@ class PromptsSettings(Strict):
     guidance: float = Field(5.0, ge=0)
     seed: int = 0
     batch: int = Field(64, ge=1)
+    empty: float = Field(0.0, ge=0, lt=1)
 
 
 def prompts(base: Base, settings: PromptsSettings, cache: Path, say: Say) -> Data:
     """The base's own many-step latents; drawn once, then kept in `cache` under a fingerprint."""
     texts = read_prompts(settings.prompts)
-    key = [base.source, base.latent_shape(), settings.model_dump(mode="json"), texts]
+    key = [base.source, base.latent_shape(), settings.model_dump(mode="json", exclude={"empty"}), texts]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     file = cache / f"pool-{name}.safetensors"
     if not file.is_file():
         _write(file, _pool(base, texts, settings, say), [[texts[i % len(texts)]] for i in range(settings.pool)])
-    return Captioned(base, *read_latents(file))
+    return Captioned(base, *read_latents(file), empty=settings.empty)
 
 
 def read_prompts(path: Path | None) -> list[str]:
@@ -161,8 +194,11 @@ def load(base: Base, settings: dict[str, Any], cache: Path, say: Say = silent) -
     if kind not in KINDS:
         raise ValueError(f"unknown data kind {kind!r}: use one of {', '.join([*KINDS, 'paths'])}")
     make, model = KINDS[kind]
-    rest = {key: value for key, value in settings.items() if key != "kind"}
-    return make(base, check(model, rest, "data"), cache, say)
+    return make(base, check(model, _rest(settings), "data"), cache, say)
+
+
+def _rest(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != "kind"}
 
 
 def _write(path: Path, tensor: Tensor, captions: list[list[str]]) -> None:

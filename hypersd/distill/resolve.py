@@ -18,11 +18,12 @@ from hypersd.distill import paths
 from hypersd.distill.data import Data
 from hypersd.distill.losses import Adversary, Loss
 from hypersd.distill.step import PREVIOUS, STUDENT, TARGET
-from hypersd.lora import files
-from hypersd.recipe import Draw, Recipe
+from hypersd.lora import algebra, files
+from hypersd.lora.roles import Roles
+from hypersd.recipe import Recipe
 from hypersd.recipe import check as check_settings
 
-LOCAL_PATHS = {"data": ("path", "prompts"), "lora": ("start", "on")}
+LOCAL_PATHS = {"data": ("path", "prompts"), "lora": ("start", "beneath")}
 
 
 def base(recipe: Recipe, device: torch.device) -> Base:
@@ -32,13 +33,15 @@ def base(recipe: Recipe, device: torch.device) -> Base:
         if not recipe.base_settings:
             raise
         raise ValueError(f"base_settings={recipe.base_settings} do not suit {recipe.base}: {error}") from error
+    if found.distilled:
+        raise ValueError(f"{recipe.base} is distilled already, and no teacher: set base to the one it was made from")
     half = recipe.precision == "bf16" or (recipe.precision == "auto" and bases.fast_bfloat16(device))
     found.autocast = torch.bfloat16 if half else None
     return found
 
 
-def lora_targets(found: Base) -> tuple[str, ...]:
-    return tuple(found.lora_targets)
+def lora_targets(recipe: Recipe, found: Base) -> tuple[str, ...]:
+    return recipe.lora.targets or tuple(found.lora_targets)
 
 
 def lora_file(path: Path, found: Base) -> files.LoraFile:
@@ -46,6 +49,13 @@ def lora_file(path: Path, found: Base) -> files.LoraFile:
     file = files.read(path)
     files.check_fits(file, found.unet, path.name, found.schedule.prediction)
     return file
+
+
+def start(recipe: Recipe, found: Base, roles: Roles) -> dict[str, Tensor] | None:
+    """What the student begins as, if not as the base: `lora.start`, or the base with that LoRA in its weights."""
+    if recipe.student == "full" and recipe.lora.start:
+        return algebra.merged(roles.state(STUDENT), lora_file(recipe.lora.start, found).weights)
+    return lora_start(recipe, found, roles.parameters(STUDENT))
 
 
 def lora_start(recipe: Recipe, found: Base, names: Collection[str]) -> dict[str, Tensor] | None:
@@ -74,9 +84,10 @@ def losses(recipe: Recipe) -> dict[str, Loss]:
     return {name: terms.load(name, settings) for name, settings in recipe.losses.items()}
 
 
-def roles(recipe: Recipe) -> dict[str, int]:
-    """The roles that a run trains or keeps, with the rank of each; the student first."""
-    rank, stages = recipe.lora.rank, [recipe.at(index) for index in range(len(recipe.stages))]
+def roles(recipe: Recipe) -> dict[str, int | None]:
+    """The roles that a run trains or keeps, with the rank of each, None for a full one; the student first."""
+    stages = [recipe.at(index) for index in range(len(recipe.stages))]
+    rank = None if recipe.student == "full" else recipe.lora.rank
     found = {STUDENT: rank}
     if any(stage.ema is not None for stage in stages):
         found[TARGET] = rank
@@ -85,7 +96,7 @@ def roles(recipe: Recipe) -> dict[str, int]:
     for stage in stages:
         for loss in losses(stage).values():
             if isinstance(loss, Adversary):
-                found |= {role: asked or rank for role, asked in loss.roles.items()}
+                found |= {role: asked or recipe.lora.rank for role, asked in loss.roles.items()}
     return found
 
 
@@ -102,7 +113,16 @@ def published(recipe: Recipe, targets: Collection[str]) -> dict[str, Any]:
     values["base"] = Path(recipe.base).resolve().name
     for group, keys in LOCAL_PATHS.items():
         values[group] |= {key: Path(values[group][key]).name for key in keys if values[group].get(key)}
-    return values
+    return {**values, **{key: _judged(values[key]) for key in ("losses", "stages")}}
+
+
+def _judged(values: Any) -> Any:
+    """The same for the folders of judges, wherever in losses and overrides they are named."""
+    if isinstance(values, list):
+        return [_judged(value) for value in values]
+    if not isinstance(values, dict):
+        return values
+    return {key: Path(v).name if key == "weights" and isinstance(v, str) else _judged(v) for key, v in values.items()}
 
 
 def check(recipe: Recipe) -> None:
@@ -111,11 +131,14 @@ def check(recipe: Recipe) -> None:
         stage = recipe.at(index)
         for name, loss in losses(stage).items():
             terms.check_needs(name, loss, stage, index)
-        visited(stage.draw)
+        visited(stage)
 
 
-def visited(draw: Draw) -> list[list[int]]:
+def visited(recipe: Recipe) -> list[list[int]]:
     """The timesteps that each sampler of the recipe visits, for each of its step counts."""
+    draw, used = recipe.draw, recipe.sampler
     if draw.visited_share == 0:
         return []
-    return [samplers.load(name).grid(steps) for name in draw.samplers for steps in draw.steps]
+    settings = {used.name: used.model_extra or {}}
+    chosen = [samplers.load(name, **settings.get(name, {})) for name in draw.samplers]
+    return [sampler.grid(steps) for sampler in chosen for steps in draw.steps]

@@ -1,4 +1,7 @@
-"""The student's own way from noise to picture, on the timesteps of a sample's route, gradients flowing all the way."""
+"""The student's own way to a picture, on the timesteps of a sample's route, gradients flowing all the way.
+
+It begins in noise, or in a clean latent noised to one of those timesteps.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from torch import Tensor
 
 from hypersd.diffusion.segments import NOWHERE
 from hypersd.diffusion.solver import jump
+from hypersd.distill.randomness import uniform
 from hypersd.distill.step import STUDENT, Batch, Latents, Nets, Timesteps
 from hypersd.draw.pipeline import told
 
@@ -39,20 +43,32 @@ def rollout(batch: Batch, nets: Nets) -> Rollout:
     return follow(batch, nets, batch.eps, _of(batch))
 
 
-@torch.no_grad()
-def before_last(batch: Batch, nets: Nets) -> tuple[Latents, Timesteps]:
-    """Where each sample is when only its route's last jump is left, and the timestep of that."""
+def on_route(batch: Batch) -> Timesteps:
+    """One of the timesteps of each sample's route, each with equal chance."""
     routes = _of(batch)
-    last = (routes >= 0).sum(1, keepdim=True) - 1
-    places = torch.arange(routes.shape[1], device=routes.device)
-    t = routes.gather(1, last).squeeze(1)
-    short = torch.where(places > last, t.view(-1, 1), routes)  # stays at its last timestep instead of going on to −1
-    return follow(batch, nets, batch.eps, short).final, t
+    (u,) = uniform(batch.rngs, 1)
+    place = (u * _steps(routes).to(u)).long().to(routes.device)
+    return routes.gather(1, place.view(-1, 1)).squeeze(1)
 
 
-def last_jump(batch: Batch, nets: Nets) -> Latents:
-    """The drawings, with the gradient of their last jump alone."""
-    x, t = before_last(batch, nets)
+@torch.no_grad()
+def before_last(batch: Batch, nets: Nets, start: Timesteps | None = None) -> tuple[Latents, Timesteps]:
+    """Where each sample is when only its route's last jump is left, and the timestep of that.
+
+    It comes from noise; or from x0 noised to `start`, a timestep of its route.
+    """
+    routes = _of(batch)
+    t = routes.gather(1, _steps(routes).view(-1, 1) - 1).squeeze(1)
+    routes = routes.clamp(min=t.view(-1, 1))  # stays at its last timestep instead of going on to −1
+    if start is None:
+        return follow(batch, nets, batch.eps, routes).final, t
+    x = nets.base.schedule.add_noise(batch.x0, batch.eps, start)
+    return follow(batch, nets, x, routes.clamp(max=start.view(-1, 1))).final, t
+
+
+def last_jump(batch: Batch, nets: Nets, start: Timesteps | None = None) -> Latents:
+    """The drawings, begun as in `before_last`, with the gradient of their last jump alone."""
+    x, t = before_last(batch, nets, start)
     return nets.jump(STUDENT, x, t, torch.full_like(t, -1), batch)
 
 
@@ -69,6 +85,10 @@ def follow(batch: Batch, nets: Nets, x: Latents, routes: Int[Tensor, "b r"]) -> 
         jumps.append(Jump(going, t[going], end[going], x0, landed))
         x = x.index_put((going,), landed)
     return Rollout(tuple(jumps), x)
+
+
+def _steps(routes: Int[Tensor, "b r"]) -> Int[Tensor, " b"]:
+    return (routes >= 0).sum(1)
 
 
 def _of(batch: Batch) -> Int[Tensor, "b r"]:

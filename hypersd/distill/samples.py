@@ -20,7 +20,8 @@ def draw_strip(
     drawer.playing, drawer.step_code = playing, recipe.sampler.step_code
     prompts = list(recipe.sample_prompts)
     counts = sorted(set(recipe.draw.steps))
-    drawn = [drawer.draw(prompts, range(len(prompts)), Settings(steps)) for steps in counts]
+    own = recipe.sampler.model_extra if recipe.sampler.name == "ddim" else None
+    drawn = [drawer.draw(prompts, range(len(prompts)), Settings(steps, "ddim", own or {})) for steps in counts]
     columns = [Column("DDIM trailing", f"{steps} step{'s' if steps > 1 else ''}") for steps in counts]
     cells = [[png.to_pil(images[row]) for images in drawn] for row in range(len(prompts))]
     path = out / "samples" / f"stage{stage + 1}-{iteration:06d}.png"

@@ -23,6 +23,7 @@ from hypersd.diffusion.grids import step_code
 from hypersd.diffusion.segments import Segments, next_on
 from hypersd.diffusion.solver import jump, ode_step
 from hypersd.distill.randomness import Generators, normal, uniform
+from hypersd.distill.truth import Truth
 from hypersd.draw.pipeline import bind, told
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Draw, Span, Weight
@@ -56,6 +57,8 @@ class Batch:
     rngs: Generators = ()
     """Each sample's generator, for what a loss draws."""
     prompts: tuple[str, ...] = ()
+    truth: Truth | None = None
+    """What a perceptual loss compares drawings with, where the data keeps it."""
     shared: torch.Generator = field(default_factory=torch.Generator)
     """One generator for all samples, in every process: for what a loss draws for itself."""
     code: int = 0
@@ -201,12 +204,13 @@ def draw_batch(
     end = segments.end(t, u_end, draw.end, draw.start_share, next_on(route, t))
     eps = normal(rngs, x0.shape[1:]).to(base.device)
     low, high = guidance
-    pure = (t == base.schedule.total - 1) & (u_noise < draw.pure_noise)
+    begins_lower = (t == route[:, 0]) & (t < total - 1)  # a sampler's first timestep, where it has pure noise too
+    pure = begins_lower | (t == total - 1) & (u_noise < draw.pure_noise)
     s, t, end, route, pure = (tensor.to(base.device) for tensor in (segments.previous(t), t, end, route, pure))
     if path is None:
         x_t = torch.where(pure.view(-1, 1, 1, 1), eps, base.schedule.add_noise(x0, eps, t))
     else:
-        eps, x_t = path[:, -1], pick_point(path, t, total)
+        eps, x_t = path[:, -1], pick_point(path, torch.where(pure, total - 1, t), total)
     scale = (low + (high - low) * u_guidance).float().to(base.device)
     return Batch(x0, eps, x_t, t, s, end, cond, scale, route, path, total, rngs)
 

@@ -1,7 +1,7 @@
 """The loop: stages of k = 8, 4, 2, 1 segments, each resuming the last (Hyper-SD Algorithm 1).
 
-A run is a folder: `checkpoint.safetensors` (whole at any moment), `recipe.json`, `log.jsonl`, one LoRA
-a stage, `lora.safetensors` at the end, and strips of samples on the way.
+A run is a folder: `checkpoint.safetensors` (whole at any moment), `recipe.json`, `log.jsonl`, one LoRA (or whole
+network) a stage, `lora.safetensors` (`unet.safetensors`) at the end, and strips of samples on the way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hypersd import atomic
 from hypersd.bases import Base
 from hypersd.diffusion.segments import Segments
-from hypersd.distill import checkpoint, log, resolve, trained
+from hypersd.distill import checkpoint, log, resolve, results, trained
 from hypersd.distill.checkpoint import Progress
 from hypersd.distill.data import Data
 from hypersd.distill.guard import Guard
@@ -32,12 +32,8 @@ from hypersd.distill.samples import draw_strip
 from hypersd.distill.step import BENEATH, PREVIOUS, STUDENT, TARGET, Batch, Nets, draw_batch
 from hypersd.distill.trained import Trained
 from hypersd.distill.watch import Silent, Watcher
-from hypersd.lora import algebra, files
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe, Stage
-
-LORA_NAME = "lora.safetensors"
-BEST_NAME = "best.safetensors"
 
 
 @dataclass
@@ -51,8 +47,8 @@ class Run:
     data: Data
     watch: Watcher
     accelerator: Any
-    kept: dict[str, int]
-    """The roles that a checkpoint holds, with their rank."""
+    kept: dict[str, int | None]
+    """The roles that a checkpoint holds, with their rank; None for a full one."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -85,7 +81,7 @@ class StageParts:
 
 
 def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None = None) -> Path:
-    """Runs the recipe into the folder `out`; returns the LoRA file.
+    """Runs the recipe into the folder `out`; returns the file of the LoRA, or network.
 
     Raises ValueError if `out` holds a run and `resume` is off, or a run of another recipe.
     """
@@ -110,7 +106,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None
                 saved.restore(name, optimiser)
             stage.guard.replay(log.of_stage(out, index))
         _run_stage(run, stage, first)
-    return _finish(run)
+    return _write(run, out / results.NAMES[recipe.student], whole=True)
 
 
 def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
@@ -121,15 +117,17 @@ def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
         )
     base = resolve.base(recipe, accelerator.device)
     roles, kept = Roles(base.unet), resolve.roles(recipe)
-    targets = recipe.lora.targets or resolve.lora_targets(base)
     for role, rank in kept.items():
-        alpha = recipe.lora.alpha if rank == recipe.lora.rank else None
-        roles.add(role, rank, targets, alpha, seed=recipe.seed)
-    if recipe.lora.on:
-        below = resolve.lora_file(recipe.lora.on, base)
+        if rank is None:
+            roles.add_full(role)
+        else:
+            alpha = recipe.lora.alpha if rank == recipe.lora.rank else None
+            roles.add(role, rank, resolve.lora_targets(recipe, base), alpha, seed=recipe.seed)
+    if recipe.lora.beneath:
+        below = resolve.lora_file(recipe.lora.beneath, base)
         roles.add(BENEATH, below.rank, below.targets)
         roles.load(BENEATH, below.weights)
-    if start := resolve.lora_start(recipe, base, roles.parameters(STUDENT)):
+    if start := resolve.start(recipe, base, roles):
         roles.load(STUDENT, start)
     if recipe.gradient_checkpointing:
         unet: Any = base.unet.train()  # diffusers checkpoints in training mode only; SD has no dropout
@@ -152,11 +150,7 @@ def _tidy(run: Run, progress: Progress) -> None:
     """The folder as the run goes on from it: without what a killed one left."""
     atomic.sweep(run.out)
     log.trim(run.out, progress)
-    atomic.write_json(run.out / "recipe.json", resolve.filled(run.recipe, _targets(run)))
-
-
-def _targets(run: Run) -> tuple[str, ...]:
-    return run.roles.shape(STUDENT)[2]
+    atomic.write_json(run.out / "recipe.json", resolve.filled(run.recipe, resolve.lora_targets(run.recipe, run.base)))
 
 
 def _begin(run: Run, index: int, fresh: bool) -> StageParts:
@@ -173,7 +167,7 @@ def _begin(run: Run, index: int, fresh: bool) -> StageParts:
         target=STUDENT if recipe.ema is None else TARGET,
         previous=PREVIOUS if follows else None,
         substeps=recipe.teacher.substeps,
-        beneath=(BENEATH,) if recipe.lora.on else (),
+        beneath=(BENEATH,) if recipe.lora.beneath else (),
     )
     losses = resolve.losses(recipe)
     adversaries = {name: loss for name, loss in losses.items() if isinstance(loss, Adversary)}
@@ -183,7 +177,7 @@ def _begin(run: Run, index: int, fresh: bool) -> StageParts:
         index,
         recipe,
         Segments(stage.segments, recipe.draw.points, run.base.schedule.total),
-        resolve.visited(recipe.draw),
+        resolve.visited(recipe),
         losses,
         nets,
         trained.made(list(run.roles.parameters(STUDENT).values()), recipe.optimiser, stage.iterations),
@@ -211,7 +205,7 @@ def _run_stage(run: Run, stage: StageParts, first: int) -> None:
             run.watch.note(f"samples: {draw_strip(run.base, run.roles, playing, every, run.out, stage.index, done)}")
         if done % every.checkpoint_every == 0 and done < iterations:
             _save(run, Progress(stage.index, done), stage)
-    _write_lora(run, _stage_file(run, stage.index))
+    _write(run, _stage_file(run, stage.index))
     _save(run, Progress(stage.index + 1, 0))
 
 
@@ -242,7 +236,7 @@ def _batch(run: Run, stage: StageParts, iteration: int, indices: range) -> Batch
     common = shared(run.recipe.seed, stage.index, iteration)
     code = run.recipe.sampler.step_code
     progress = iteration / stage.student.iterations
-    return replace(batch, prompts=drawn.prompts, shared=common, code=code, progress=progress)
+    return replace(batch, prompts=drawn.prompts, truth=drawn.truth, shared=common, code=code, progress=progress)
 
 
 def _learn(
@@ -283,7 +277,7 @@ def _check(run: Run, stage: StageParts, iteration: int, wrong: str, rate: str = 
 
 def _from_last(run: Run, stage: StageParts) -> str:
     """How to keep the stages that were finished."""
-    if stage.index == 0:
+    if stage.index == 0 or run.recipe.student == "full":
         return ""
     return f", the later stages alone and lora.start={_stage_file(run, stage.index - 1)}"
 
@@ -333,10 +327,11 @@ def _look(run: Run, stage: StageParts, iteration: int) -> None:
     guard = stage.guard
     if not guard.turned:
         return
+    best = run.out / results.BEST_NAME
     if guard.best() == len(guard.windows) - 1:
-        _write_lora(run, run.out / BEST_NAME, whole=True)
+        _write(run, best, whole=True)
     if words := guard.fooled():
-        words = f"at iteration {iteration} of stage {stage.index + 1} {words}; {run.out / BEST_NAME} is from before"
+        words = f"at iteration {iteration} of stage {stage.index + 1} {words}; {best} is from before"
         if guard.watched and guard.watched.stop:
             raise FloatingPointError(f"stopped: {words}")
         run.watch.note(words)
@@ -350,22 +345,8 @@ def _save(run: Run, progress: Progress, stage: StageParts | None = None) -> None
         checkpoint.write(run.out, progress, values, run.roles, list(run.kept), optimisers, networks)
 
 
-def _write_lora(run: Run, path: Path, whole: bool = False) -> None:
-    """What was trained; the `whole` is its sum with the LoRA that it stands on."""
-    if not run.accelerator.is_main_process:
-        return
-    state, shape = run.roles.state(STUDENT), run.roles.shape(STUDENT)
-    if whole and run.recipe.lora.on:
-        state = algebra.concatenate([resolve.lora_file(run.recipe.lora.on, run.base).weights, state], [1.0, 1.0])
-        shape = (algebra.rank_of(state), algebra.rank_of(state), tuple(sorted(files.layers(state))))
-    base = files.fingerprint(run.base.unet, run.base.schedule.prediction)
-    values, usage = resolve.published(run.recipe, _targets(run)), run.recipe.sampler.model_dump(mode="json")
-    dtype = torch.float16 if run.recipe.lora.dtype == "fp16" else torch.float32
-    files.write(path, state, shape, base, values, usage, dtype)
-    run.watch.note(f"wrote {path}")
-
-
-def _finish(run: Run) -> Path:
-    path = run.out / LORA_NAME
-    _write_lora(run, path, whole=True)
+def _write(run: Run, path: Path, whole: bool = False) -> Path:
+    if run.accelerator.is_main_process:
+        results.write(run.recipe, run.base, run.roles, path, whole)
+        run.watch.note(f"wrote {path}")
     return path

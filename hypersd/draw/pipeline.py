@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hypersd import bases
-from hypersd.bases import Base, Cond
+from hypersd.bases import Base, Cond, Distilled
 from hypersd.diffusion import samplers
 from hypersd.diffusion.grids import MAX_STEPS, step_code
 from hypersd.diffusion.samplers import Sampler
@@ -30,9 +30,13 @@ from hypersd.lora.roles import Roles
 LORA_ROLE = "lora"
 BASE_GUIDANCE = 5.0
 """What a base without a few-step LoRA is drawn with, unless told otherwise."""
-MOST_STEPS = 100
+USUAL_STEPS, MOST_STEPS = 4, 100
 FEW_WEIGHTS = 100_000_000
 """Below, a second copy of the network is cheap, and a LoRA beside it costs as much time as the network itself."""
+
+
+Made = files.LoraFile | Distilled
+"""What was distilled, and says so in its header."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,9 @@ class Drawer:
         self.playing: tuple[str, ...] = ()
         self.lora: files.LoraFile | None = None
         self.lora_name = lora.stem if lora else None
-        self.step_code = 0
         if lora is not None:
             self._load(lora, scale)
+        self.step_code = int(self.made.sampler.get("step_code", 0)) if self.made else 0
 
     @classmethod
     def load(cls, base: str = "emoji", lora: Path | None = None, scale: float = 1.0) -> Drawer:
@@ -101,7 +105,11 @@ class Drawer:
         self.roles.load(LORA_ROLE, file.weights)
         self.roles.scale(LORA_ROLE, scale)
         self.lora, self.playing = file, (LORA_ROLE,)
-        self.step_code = int(file.sampler.get("step_code", 0))
+
+    @property
+    def made(self) -> Made | None:
+        """What says how to draw: the LoRA, or a distilled base; None for a base as others trained it."""
+        return self.lora or self.base.distilled
 
     @torch.no_grad()
     def draw(
@@ -163,7 +171,7 @@ def bind(base: Base, cond: Cond, null: Cond, guidance_scale: float | Tensor, cod
 
     A guidance scale of 1 costs one evaluation a step, any other two.
     """
-    if isinstance(guidance_scale, float | int) and guidance_scale == 1:
+    if torch.as_tensor(guidance_scale == 1).all():
         return lambda x_t, t: base.predict(x_t, t, cond, told(t, code))
     both = Cond.cat([null, cond])
 
@@ -180,41 +188,48 @@ def told(t: Tensor, code: int | Tensor) -> Tensor:
     return (t - code).clamp(min=0)
 
 
+def usual_steps(made: Made | None) -> int:
+    """Of one who does not say: 4, or as many as it was made for if that is fewer."""
+    return min(USUAL_STEPS, max(made.sampler.get("steps") or [USUAL_STEPS])) if made else USUAL_STEPS
+
+
 def settings_for(
-    lora: files.LoraFile | None,
+    made: Made | None,
     steps: int,
     sampler: str | None = None,
     eta: float | None = None,
     guidance_scale: float | None = None,
     **others: Any,
 ) -> Settings:
-    """What was asked for; what was not is as the LoRA's header says, or as suits a base alone."""
-    check_steps(steps, with_lora=lora is not None)
-    header: dict[str, Any] = lora.sampler if lora else {"guidance_scale": BASE_GUIDANCE}
+    """What was asked for; what was not is as the header of a LoRA or base says, or as suits a base alone."""
+    check_steps(steps, with_lora=made is not None)
+    header: dict[str, Any] = made.sampler if made else {"guidance_scale": BASE_GUIDANCE}
+    if steps > (most := max(header.get("steps") or [steps])):
+        warnings.warn(f"{steps} steps: it was made for {most}, and more are no better", stacklevel=2)
     usual: str = header.get("name", "ddim")
     name = sampler or usual
-    if eta is None and name == usual:
-        eta = header.get("eta")
-    if name == "ddim" and eta == 0:
-        eta = None  # what DDIM is, and no setting of it
+    chosen = {key: header[key] for key in samplers.settings_of(name) & header.keys()} if name == usual else {}
+    if eta is not None and not (name == "ddim" and eta == 0):  # that is what DDIM is, and no setting of it
+        chosen["eta"] = eta
     return Settings(
         steps=steps,
         sampler=name,
-        sampler_settings={} if eta is None else {"eta": eta},
+        sampler_settings=chosen,
         guidance_scale=header.get("guidance_scale", 1.0) if guidance_scale is None else guidance_scale,
         **others,
     ).checked()
 
 
-def teacher_guidance(lora: files.LoraFile | None) -> float:
-    """The middle of the guidance range that was baked into the LoRA; else what a base is drawn with."""
-    teacher = lora.recipe.get("teacher", {}) if lora else {}
+def teacher_guidance(made: Made | None) -> float:
+    """The middle of the guidance range that was baked in; where none was, what it is drawn with, as a base is."""
+    teacher = made.recipe.get("teacher", {}) if made else {}
     low, high = teacher.get("guidance", (BASE_GUIDANCE, BASE_GUIDANCE))
-    return (low + high) / 2
+    baked = (low + high) / 2
+    return made.sampler.get("guidance_scale", 1.0) if made and baked == 1 else baked
 
 
 def check_steps(steps: int, with_lora: bool = True) -> None:
-    """Few-step LoRAs are made for 1 to 8 steps."""
+    """Few-step LoRAs, and distilled bases, are made for 1 to 8 steps."""
     most, what = (MAX_STEPS, "with a few-step LoRA") if with_lora else (MOST_STEPS, "without a LoRA")
     if not 1 <= steps <= most:
         raise ValueError(f"steps must be from 1 to {most} {what}, not {steps}")

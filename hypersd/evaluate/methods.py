@@ -76,22 +76,27 @@ class Run:
 
 @dataclass
 class Spent(Silent):
-    """Where each stage's count stood at its first update."""
+    """Where the count stood after each update."""
 
     counter: Counter
+    watch: Watcher
     at: list[int] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        if not text.startswith("wrote"):  # drawing a pool takes minutes; the LoRAs here are thrown away
+            self.watch.note(text)
 
     def update(self, iteration: int, loss: float, lr: float) -> None:
         self.at.append(self.counter.evaluations)
 
 
-def cost(recipe: Recipe, pools: Path) -> list[int]:
+def cost(recipe: Recipe, pools: Path, watch: Watcher) -> list[int]:
     """Forward-equivalents of one update of each stage, counted on two updates of each."""
     stages = [{**stage.model_dump(mode="json"), "iterations": 2} for stage in recipe.stages]
     short = parse({**recipe.model_dump(mode="json"), "stages": stages, "sample_prompts": []})
     with tempfile.TemporaryDirectory() as folder, Counter().counting() as counter:
         link(pools, Path(folder))
-        train(short, Path(folder), watch=(spent := Spent(counter)))
+        train(short, Path(folder), watch=(spent := Spent(counter, watch)))
         link(Path(folder), pools)
     return [second - first for first, second in zip(spent.at[::2], spent.at[1::2], strict=True)]
 
@@ -123,7 +128,7 @@ def bench(
     if run.file.is_file():
         return False
     pools = run.runs / "pools"
-    costs = cost(run.recipe, pools)
+    costs = cost(run.recipe, pools, watch)
     recipe = at_budget(run.recipe, costs, budget)
     link(pools, run.folder)
     started = time.perf_counter()

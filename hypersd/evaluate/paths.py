@@ -99,7 +99,8 @@ def jumpers(studio: Studio, guidance: float) -> dict[str, tuple[Drawer, float]]:
         f"base, guidance {guidance:g}": (studio.plain, guidance),
         "base, guidance 1": (studio.plain, 1.0),
     }
-    return {**found, "LoRA": (studio.tuned, 1.0)} if studio.tuned else found
+    tuned = studio.tuned
+    return {**found, "LoRA": (tuned, protocol.own_guidance(tuned.lora))} if tuned else found
 
 
 def _final(base: Base, student: Student, path: fidelity.Path, plan: Plan, seeds: Sequence[int]) -> float:

@@ -56,10 +56,16 @@ def hard(guidance: float) -> Plan:
 
 
 def students(steps: Sequence[int], lora: LoraFile | None = None) -> list[Plan]:
-    """Without guidance; the sampler that the LoRA's header names is among them, and has the header's settings."""
+    """As the LoRA's header says: its guidance, and its sampler with its settings among the others."""
     own = lora.sampler.get("name", "ddim") if lora else "ddim"
     names = dict.fromkeys([*STUDENT_SAMPLERS, own])
-    return [Plan(settings_for(lora, n, name, guidance_scale=1.0), lora=True) for n in steps for name in names]
+    guidance = own_guidance(lora)
+    return [Plan(settings_for(lora, n, name, guidance_scale=guidance), lora=True) for n in steps for name in names]
+
+
+def own_guidance(lora: LoraFile | None) -> float:
+    """What a LoRA's header says it is drawn with."""
+    return settings_for(lora, 1).guidance_scale if lora else 1.0
 
 
 def at_steps(steps: int, guidance: float) -> list[Plan]:

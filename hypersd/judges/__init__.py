@@ -22,6 +22,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 JUDGES, PERCEPTUALS = "JUDGES", "PERCEPTUALS"
+MASKS, INSTANCE_MASKS = "masks", "instance_masks"
+"""What a perceptual loss may compare with: a picture's alpha, or each thing in it."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class About:
     may_reward: bool
     """Whether training may please it. One that may not is kept to judge what was trained."""
     files: tuple[File, ...] = ()
+    truth: str = ""
+    """Of a perceptual loss: MASKS or INSTANCE_MASKS."""
 
     def find(self, folder: Path | None) -> list[Path]:
         """Its files, in order: those in `folder`, or the hub's if that is None."""

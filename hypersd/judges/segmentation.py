@@ -30,9 +30,13 @@ PERCEPTUALS = {
         may_reward=True,
         # 276 MB; nobody here knows more of it
         files=(File(INSTANCES, "model.safetensors"), File(INSTANCES, "config.json")),
+        truth=judges.INSTANCE_MASKS,
     ),
     "emoji-mask": About(
-        trained_on="alpha channels of the bundled miniature's pictures", licence="Apache-2.0", may_reward=True
+        trained_on="alpha channels of the bundled miniature's pictures",
+        licence="Apache-2.0",
+        may_reward=True,
+        truth=judges.MASKS,
     ),
 }
 
@@ -69,14 +73,15 @@ class Mask2Former(nn.Module):
 
 
 class AlphaMask(nn.Module):
-    """Cross-entropy and Dice between judge A's mask and an alpha channel."""
+    """Cross-entropy and Dice between judge A's mask and an alpha channel, which is brought to the images' size."""
 
     def __init__(self, judge: Any):
         super().__init__()
         self.judge = judge
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], truth: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
+    def forward(self, images: Float[Tensor, "b 3 h w"], truth: Float[Tensor, "b 1 y x"]) -> Float[Tensor, ""]:
         logits = self.judge.mask(images.float())
+        truth = F.interpolate(truth.to(logits), logits.shape[-2:], mode="bilinear", antialias=True)
         return F.binary_cross_entropy_with_logits(logits, truth) + dice(logits.sigmoid(), truth).mean()
 
 

@@ -43,6 +43,17 @@ def concatenate(loras: Sequence[Mapping[str, Tensor]], strengths: Sequence[float
     return total
 
 
+def merged(weights: Mapping[str, Tensor], lora: Mapping[str, Tensor]) -> Weights:
+    """A network's weights with the LoRA in them: W + B A."""
+    total = dict(weights)
+    for layer, (a, b) in layers(lora).items():
+        change = (lora[b].flatten(1) @ lora[a].flatten(1)).to(total[f"{layer}.weight"])
+        if "lora_embedding_" in a:
+            change = change.T  # the weight is the other way round
+        total[f"{layer}.weight"] = total[f"{layer}.weight"] + change.reshape(total[f"{layer}.weight"].shape)
+    return total
+
+
 def truncate(lora: Mapping[str, Tensor], rank: int) -> tuple[Weights, float]:
     """The LoRA of this rank that is nearest in each layer, and the share of the norm that it keeps.
 

@@ -98,18 +98,27 @@ def write(
     about |= {"rank_pattern": {}, "alpha_pattern": {}}  # diffusers 0.35 does not load a file that lacks them
     adapter = {PREFIX + key: value for key, value in about.items()}
     header = {
-        "format": "pt",
+        **about_it(recipe, sampler, base, "stable-diffusion-v1/lora"),
         "lora_adapter_metadata": json.dumps(adapter, sort_keys=True),
+        **({"hyper.merged": json.dumps(merged, sort_keys=True)} if merged else {}),
+    }
+    write_bytes(path, save(tensors, header))
+
+
+def about_it(
+    recipe: Mapping[str, Any], sampler: Mapping[str, Any], base: Mapping[str, Any], architecture: str
+) -> dict[str, str]:
+    """The part of the header that any file of ours has."""
+    return {
+        "format": "pt",
         "hyper.recipe": json.dumps(recipe, sort_keys=True),
         "hyper.sampler": json.dumps(sampler, sort_keys=True),
         "hyper.base": json.dumps(base, sort_keys=True),
-        **({"hyper.merged": json.dumps(merged, sort_keys=True)} if merged else {}),
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.architecture": architecture,
         "modelspec.implementation": "diffusers",
         "modelspec.usage_hint": str(sampler.get("hint", "")),
     }
-    write_bytes(path, save(tensors, header))
 
 
 def read(path: Path) -> LoraFile:
@@ -242,7 +251,9 @@ def _json(header: Mapping[str, str], key: str, name: str) -> dict[str, Any]:
 
 def _check_keys(keys: Iterable[str], name: str) -> None:
     if not any(is_a(key) for key in keys):
-        raise ValueError(f"{name} is not a LoRA in the diffusers layout (no lora_A weights in it)")
+        whole = any(key.startswith("conv_in.") for key in keys)
+        remedy = ": it is a whole network, whose folder can be given with --base" if whole else ""
+        raise ValueError(f"{name} is not a LoRA in the diffusers layout (no lora_A weights in it){remedy}")
     for key in keys:
         if key.startswith("text_encoder"):
             raise ValueError(

@@ -1,10 +1,11 @@
-"""One frozen network, many roles: the only place that switches adapters.
+"""One frozen network, many roles: the only place that switches weights.
 
-The teacher is the network with its adapters off; student, target, fake score and feedback are LoRAs on
-it. PEFT's own switches (`set_adapter`, `disable_adapters`) flip requires_grad, and so silently drop the
-gradients of a graph that is already built; here a switch is two flags on each layer and requires_grad
-never changes. Under gradient checkpointing the forward pass runs again during backward, when another
-role may be on stage: `Roles.checkpoint` stamps the role at the first run and restores it in the second.
+The teacher is the network with its adapters off; student, target, fake score and feedback are LoRAs on it, or full
+roles, with weights of their own in the place of the network's. PEFT's own switches (`set_adapter`,
+`disable_adapters`) flip requires_grad, and so silently drop the gradients of a graph that is already built; here a
+switch is two flags and the weights of each layer, and requires_grad never changes. Under gradient checkpointing the
+forward pass runs again during backward, when another role may be on stage: `Roles.checkpoint` stamps the role at the
+first run and restores it in the second.
 """
 
 from __future__ import annotations
@@ -24,20 +25,24 @@ Playing = tuple[str, ...]
 TEACHER: Playing = ()
 
 
+Place = tuple[nn.Module, str]
+"""Where a module holds a parameter."""
+
+
 class Roles:
-    """The LoRA roles of one network. Outside `play` the network is the teacher."""
+    """The roles of one network. Outside `play` the network is the teacher."""
 
     def __init__(self, net: nn.Module) -> None:
         self.net = net
         self.playing: Playing = TEACHER
         self._ranks: dict[str, tuple[int, float, tuple[str, ...]]] = {}
-        self._own: dict[nn.Module, Tensor] = {}
-        self._folded: dict[Playing, dict[nn.Module, Tensor]] = {}
+        self._full: dict[str, dict[str, nn.Parameter]] = {}
+        self._own = dict(_own(net))
+        self._folded: dict[Playing, dict[Place, Tensor]] = {}
 
     def add(self, role: str, rank: int, targets: Sequence[str], alpha: float | None = None, seed: int = 0) -> None:
         """A new LoRA that changes nothing yet (B = 0), fp32, trained or not as its optimiser decides."""
-        if role in self._ranks:
-            raise ValueError(f"the role {role!r} is already there")
+        self._check_new(role)
         alpha = rank if alpha is None else alpha
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -48,9 +53,14 @@ class Roles:
         self._float32()
         self._show(self.playing)
 
+    def add_full(self, role: str) -> None:
+        """A network of its own: every weight in fp32, the base's at first."""
+        self._check_new(role)
+        self._full[role] = {name: nn.Parameter(own.detach().float().clone()) for name, own in self._own.values()}
+
     @contextmanager
     def play(self, *roles: str) -> Iterator[None]:
-        """Inside, the network is base + these LoRAs; with none it is the teacher."""
+        """Inside, the network is base + these LoRAs, or a full role + them; with none it is the teacher."""
         before = self.playing
         self._show(roles)
         try:
@@ -67,7 +77,9 @@ class Roles:
         and of its gradient.
         """
         layers = (layer for layer in self._layers() if not layer.scaling.keys().isdisjoint(roles))
-        self._folded[roles] = {layer: _folded(layer, roles, dtype) for layer in layers}
+        with self.play(*roles):
+            folded = {(layer.get_base_layer(), "weight"): _folded(layer, roles, dtype) for layer in layers}
+        self._folded[roles] = folded
         self._show(self.playing)
         try:
             yield
@@ -90,6 +102,8 @@ class Roles:
 
     def parameters(self, role: str) -> dict[str, nn.Parameter]:
         """The role's parameters by name ("down_blocks.0. … .lora_A"), sorted: the order of every flat list."""
+        if role in self._full:
+            return dict(sorted(self._full[role].items()))
         marker = f".{role}"
         named = {
             name.replace(f"{marker}.", ".").removesuffix(marker): parameter
@@ -122,11 +136,11 @@ class Roles:
         torch._foreach_lerp_(list(mine.values()), list(theirs.values()), 1 - decay)
 
     def shape(self, role: str) -> tuple[int, float, tuple[str, ...]]:
-        """Rank, alpha and target list of a role."""
+        """Rank, alpha and target list of a LoRA role."""
         return self._ranks[role]
 
     def scale(self, role: str, scale: float) -> None:
-        """The strength of a role: 1 as trained, 0 changes nothing."""
+        """The strength of a LoRA role: 1 as trained, 0 changes nothing."""
         rank, alpha, _ = self._ranks[role]
         for layer in self._layers():
             if role in layer.scaling:
@@ -135,22 +149,38 @@ class Roles:
     def _layers(self) -> Iterator[Any]:
         return (module for module in self.net.modules() if isinstance(module, BaseTunerLayer))
 
+    def _check_new(self, role: str) -> None:
+        if role in self._ranks or role in self._full:
+            raise ValueError(f"the role {role!r} is already there")
+
     def _show(self, roles: Playing) -> None:
-        unknown = [role for role in roles if role not in self._ranks]
+        unknown = set(roles) - self._ranks.keys() - self._full.keys()
         assert not unknown, f"no such role: {unknown}"
         self.playing = tuple(roles)
+        adapters = [role for role in roles if role in self._ranks]
         folded = self._folded.get(self.playing, {})
         for layer in self._layers():
-            layer._active_adapter = list(roles)
-            layer._disable_adapters = not roles or layer in folded
-            own = self._own.setdefault(layer, layer.get_base_layer().weight)
-            layer.get_base_layer()._parameters["weight"] = folded.get(layer, own)
+            layer._active_adapter = adapters
+            layer._disable_adapters = not adapters or (layer.get_base_layer(), "weight") in folded
+        (full,) = [self._full[role] for role in roles if role in self._full] or [{}]
+        for place, (name, own) in self._own.items():
+            module, key = place
+            module._parameters[key] = folded.get(place, full.get(name, own))  # type: ignore[assignment]
 
     def _float32(self) -> None:
         for name, parameter in self.net.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.float()
                 parameter.requires_grad_(True)
+
+
+def _own(net: nn.Module) -> Iterator[tuple[Place, tuple[str, nn.Parameter]]]:
+    """The network's own parameters, those of no LoRA, and what they are called without one."""
+    for path, module in net.named_modules():
+        for key, parameter in module._parameters.items():
+            name = f"{path}.{key}".removeprefix(".").replace(".base_layer", "")
+            if parameter is not None and "lora_" not in name:
+                yield (module, key), (name, parameter)
 
 
 def _folded(layer: Any, roles: Playing, dtype: torch.dtype | None) -> Tensor:

@@ -63,6 +63,18 @@ def test_ddim_keeps_its_grid_where_diffusers_leaves_it(net, steps):
     assert 5e-4 < off < 2e-2
 
 
+@pytest.mark.parametrize("timesteps", [[800], [800, 399], [399]])
+def test_ddim_that_begins_lower_is_diffusers_with_those_timesteps(net, timesteps):
+    """DDIM there takes no timesteps of one's own; TCD does, and without noise it is DDIM."""
+    sampler, scheduler = samplers.load("ddim", first=timesteps[0]), TCDScheduler.from_config(ddim_config())
+    assert sampler.grid(len(timesteps)) == timesteps
+    scheduler.set_timesteps(timesteps=timesteps)
+    expected = NOISE
+    for t in scheduler.timesteps:
+        expected = scheduler.step(net(expected, t), t, expected, eta=0.0).prev_sample
+    assert_same(ours(sampler, net, len(timesteps)), expected)
+
+
 @pytest.mark.parametrize(
     ("steps", "eta"), [*((steps, 0.3) for steps in range(1, 9)), (4, 0.0), (4, 0.7), (3, 1.0), (8, 1.0)]
 )
@@ -129,7 +141,9 @@ def test_names_are_files_and_settings_are_fields():
     [
         ("euler", {}, "unknown sampler 'euler'; use one of ddim, lcm, tcd"),
         ("tcd", {"gamma": 0.3}, "has no setting 'gamma'; it has eta"),
-        ("ddim", {"eta": 0.3}, "has no setting 'eta'; it has no settings"),
+        ("ddim", {"eta": 0.3}, "has no setting 'eta'; it has first"),
+        ("lcm", {"eta": 0.3}, "has no setting 'eta'; it has no settings"),
+        ("ddim", {"first": 800.5}, "first must be a timestep, a whole number of 0 or more, not 800.5"),
         ("tcd", {"eta": 1.1}, "eta must be from 0 to 1, not 1.1"),
     ],
 )

@@ -86,3 +86,22 @@ def test_a_damaged_file_says_so(tiny_base, tmp_path):
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(OSError, match="damaged"):
         data.load(tiny_base, {"kind": "latents", "path": str(path)}, tmp_path)
+
+
+def test_some_captions_are_left_out_as_guidance_needs(tiny_base, tmp_path):
+    """The share that was asked for, the others as often as they were; the pictures are those of any share."""
+    path = tmp_path / "latents.safetensors"
+    write(path, [["a cat", "a black cat"], ["a dog"]])
+    drawn = {
+        empty: data.load(tiny_base, {"kind": "latents", "path": str(path), "empty": empty}, tmp_path).draw(
+            generators(0, 0, 0, range(400))
+        )
+        for empty in (0.0, 0.25)
+    }
+    left_out = [prompt == "" for prompt in drawn[0.25].prompts]
+    assert sum(left_out) / 400 == pytest.approx(0.25, abs=0.06)
+    assert set(drawn[0.25].prompts) == {"", "a cat", "a black cat", "a dog"}
+    assert "" not in drawn[0.0].prompts
+    assert torch.equal(drawn[0.0].latents, drawn[0.25].latents)
+    null = tiny_base.null(drawn[0.25].cond)
+    torch.testing.assert_close(drawn[0.25].cond.tokens[left_out], null.tokens[left_out])

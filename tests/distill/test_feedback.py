@@ -130,8 +130,8 @@ def test_what_is_trained_on_a_lora_becomes_one_with_it(tiny_folder, tmp_path):
     values = {**RECIPE, "base": str(tiny_folder), "data": {"kind": "prompts", "pool": 8, "steps": 2}, "batch": 4}
     values |= {"losses": {"consistency": {}}, "stages": [{"segments": 1, "iterations": 3}]}
     first = train(recipe.parse({**values, "lora": {"rank": 2, "dtype": "fp32"}}), tmp_path / "first")
-    on = {"lora": {"rank": 3, "dtype": "fp32", "on": str(first)}, "losses": {"feedback": SETTINGS}}
-    made = recipe.parse({**values, **on})
+    above = {"lora": {"rank": 3, "dtype": "fp32", "beneath": str(first)}, "losses": {"feedback": SETTINGS}}
+    made = recipe.parse({**values, **above})
     result = files.read(train(made, tmp_path / "second"))
     alone = files.read(tmp_path / "second" / "stage1-1segments.safetensors")
     assert (result.rank, alone.rank) == (5, 3)

@@ -87,5 +87,5 @@ class Misspelt:
 
 def test_a_need_that_no_batch_has_is_told(monkeypatch):
     monkeypatch.setattr(losses, "_import", lambda name: SimpleNamespace(Settings=Strict, Loss=Misspelt))
-    with pytest.raises(ValueError, match="'mine' needs 'route', which no batch has: routes or paths"):
+    with pytest.raises(ValueError, match="'mine' needs 'route', which no batch has: routes or paths or masks"):
         losses.load("mine", {})

@@ -6,12 +6,14 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from emoji import autoencoder, base, export, sheets, tokenizer
 from emoji.config import AutoencoderConfig, BaseConfig, Config
 from emoji.dataset import RECORDS
+from hypersd.judges.emoji import PIXELS
 from tests.emoji.test_dataset import disc
 
 COLOURS = {"red apple": (220, 30, 30, 255), "green apple": (40, 180, 60, 255), "cook": (250, 200, 60, 255)}
@@ -108,6 +110,16 @@ def test_the_latents_of_a_pipelines_own_autoencoder_are_learnt_from(first, tmp_p
     found = base.load_latents(config)[1]
     assert len(found) == len(records) == len(COLOURS)
     torch.testing.assert_close(found, mean, atol=2e-3, rtol=1e-3)
+
+
+def test_alpha_is_kept_beside_the_latents(first):
+    from safetensors.torch import load_file
+
+    kept = load_file(next(first.parent.glob("latents-*/latents.safetensors")))
+    assert kept["masks"].shape == (len(COLOURS), 1, PIXELS, PIXELS)
+    drawn = disc((0, 0, 0, 255), 16).resize((PIXELS, PIXELS)).getchannel("A")
+    error = kept["masks"].float() - torch.from_numpy(np.array(drawn, dtype=np.float32))
+    assert error.abs().mean() < 12  # of 255: alpha is stored coarsely
 
 
 def test_a_missing_start_is_told(tmp_path):

@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from hypersd.draw.pipeline import Drawer
+from hypersd.draw.pipeline import Drawer, teacher_guidance
 from hypersd.evaluate import protocol, report
 from hypersd.evaluate.evaluation import run
 from hypersd.evaluate.eyes import Eyes
@@ -287,10 +288,19 @@ def test_a_student_draws_with_the_settings_of_its_header(tiny_base, tmp_path):
     found = files.read(write_lora(tiny_base, tmp_path / "x.safetensors", sampler=header))
     by = {plan.settings.sampler: plan for plan in protocol.students([2], found)}
     assert by["tcd"].settings.sampler_settings == {"eta": 0.2}
-    assert by["tcd"].label == "LoRA, 2 steps, tcd eta 0.2"
+    assert by["tcd"].label == "LoRA, 2 steps, tcd eta 0.2 w 2"
     assert by["ddim"].settings.sampler_settings == {}
-    assert {plan.settings.guidance_scale for plan in by.values()} == {1.0}
+    assert {plan.settings.guidance_scale for plan in by.values()} == {2.0}
     assert protocol.students([2]) == [protocol.plan(2, sampler, lora=True) for sampler in ("ddim", "tcd")]
+
+
+def test_a_lora_that_keeps_guidance_is_held_against_the_guided_base(tiny_base, tmp_path):
+    """Its teacher's paths were not guided, its drawings are."""
+    path = write_lora(tiny_base, tmp_path / "x.safetensors", sampler={"guidance_scale": 4.0})
+    baked = files.read(path)
+    assert teacher_guidance(baked) == 5.0  # the middle of [4, 6]
+    assert teacher_guidance(replace(baked, recipe={"teacher": {"guidance": [1.0, 1.0]}})) == 4.0
+    assert teacher_guidance(None) == 5.0
 
 
 def test_the_students_of_an_evaluation_are_those_of_the_header(tiny_base, tmp_path, watchers, monkeypatch):

@@ -40,8 +40,8 @@ OPPONENTS = {
 )
 def test_every_pass_of_an_update_is_counted(tmp_path, changed, expected):
     made = recipe.parse({**TOY, **changed})
-    assert cost(made, tmp_path) == expected
-    assert cost(recipe.parse({**TOY, **changed, "batch": 4}), tmp_path) == [each // 2 for each in expected]
+    assert cost(made, tmp_path, Silent()) == expected
+    assert cost(recipe.parse({**TOY, **changed, "batch": 4}), tmp_path, Silent()) == [each // 2 for each in expected]
 
 
 def test_all_stages_are_stretched_by_one_factor():

@@ -103,11 +103,15 @@ def test_weights_that_are_missing_are_named(folder, tmp_path):
         judges.load_perceptual("mask2former", tmp_path)
 
 
+def disc(pixels):
+    y, x = torch.meshgrid(torch.arange(pixels), torch.arange(pixels), indexing="ij")
+    middle, radius = (pixels - 1) / 2, 3 / 8 * pixels
+    return ((y - middle) ** 2 + (x - middle) ** 2 < radius**2)[None, None].float()
+
+
 def test_judge_a_prefers_the_true_alpha():
     """A disc on white: its own alpha costs little, a shifted one more, the opposite most."""
-    loss = judges.load_perceptual("emoji-mask")
-    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
-    alpha = ((y - 32) ** 2 + (x - 32) ** 2 < 24**2)[None, None].float()
+    loss, alpha = judges.load_perceptual("emoji-mask"), disc(64)
     images = torch.cat([torch.ones(1, 1, 64, 64), 1 - 0.3 * alpha, 1 - alpha], 1).requires_grad_()
     costs = [loss(images, other) for other in (alpha, alpha.roll(16, -1), 1 - alpha)]
     assert costs[0] < 0.5 * costs[1] < 0.5 * costs[2]
@@ -116,6 +120,12 @@ def test_judge_a_prefers_the_true_alpha():
     torch.testing.assert_close(costs[0], expected)
     (slope,) = torch.autograd.grad(costs[0], images)
     assert slope.abs().sum() > 0
+
+
+def test_alpha_may_have_another_size():
+    loss, images = judges.load_perceptual("emoji-mask"), 1 - 0.8 * disc(64).expand(-1, 3, -1, -1)
+    larger = disc(192)
+    assert loss(images, larger) < 2 * loss(images, disc(64)) < 0.2 * loss(images, larger.roll(24, -1))
 
 
 def test_dice_in_closed_form():

@@ -42,7 +42,7 @@ def roles(tiny_unet) -> Roles:
 def separate(net, role: str, state):
     """A network of its own with one LoRA: what `role` is meant to equal."""
     inject_adapter_in_model(LoraConfig(r=2, lora_alpha=2, target_modules=list(LORA_TARGETS)), net, role)
-    parameters = Roles.parameters(type("Holder", (), {"net": net})(), role)
+    parameters = Roles.parameters(type("Holder", (), {"net": net, "_full": {}})(), role)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state[name])

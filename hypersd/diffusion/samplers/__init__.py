@@ -46,16 +46,24 @@ def names() -> list[str]:
     return sorted(module.name for module in iter_modules(__path__))
 
 
+def settings_of(name: str) -> set[str]:
+    """What can be set of the sampler called `name`."""
+    return {field.name for field in fields(_kind(name))}
+
+
 def load(name: str, **settings: Any) -> Sampler:
     """The sampler called `name`, with the settings it has (others raise, naming those it has)."""
-    if name not in names():
-        raise ValueError(f"unknown sampler {name!r}; use one of {', '.join(names())}")
-    sampler = import_module(f"{__name__}.{name}").Sampler
-    known = {field.name for field in fields(sampler)}
+    known = settings_of(name)
     if unknown := settings.keys() - known:
         has = f"it has {', '.join(sorted(known))}" if known else "it has no settings"
         raise ValueError(f"sampler {name!r} has no setting {sorted(unknown)[0]!r}; {has}")
-    return sampler(**settings)
+    return _kind(name)(**settings)
+
+
+def _kind(name: str) -> Any:
+    if name not in names():
+        raise ValueError(f"unknown sampler {name!r}; use one of {', '.join(names())}")
+    return import_module(f"{__name__}.{name}").Sampler
 
 
 def noise_like(x: Tensor, generators: Generators) -> Tensor:

@@ -4,7 +4,7 @@ A loss is a class with a pydantic model of its own settings:
 
     class Settings(Strict): ...
     class Loss:
-        needs = (ROUTES, PATHS)                                    # of the batch; may be left out
+        needs = (ROUTES, PATHS)                                    # some of NEEDS; may be left out
         def __init__(self, settings: Settings) -> None
         def student(self, batch: Batch, nets: Nets) -> Tensor      # a scalar, already weighted
 
@@ -23,8 +23,13 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from hypersd.bases import Base
+from hypersd.distill.data import truth_in
 from hypersd.distill.step import PATHS, ROUTES, Batch, Nets
+from hypersd.judges import INSTANCE_MASKS, MASKS
 from hypersd.recipe import Optimiser, Recipe, check
+
+NEEDS = (ROUTES, PATHS, MASKS, INSTANCE_MASKS)
+"""What a loss may need of a batch; the last two are its truth."""
 
 
 @runtime_checkable
@@ -65,8 +70,8 @@ def load(name: str, settings: Mapping[str, Any]) -> Loss:
     if hasattr(loss, "opponent") and not isinstance(loss, Adversary):
         parts = [part for part in ("roles", "optimiser", "updates", "build") if not hasattr(loss, part)]
         raise ValueError(f"the loss {name!r} has an opponent, but no {' and no '.join(parts)}: see `Adversary`")
-    if unknown := set(getattr(loss, "needs", ())) - {ROUTES, PATHS}:
-        raise ValueError(f"the loss {name!r} needs {sorted(unknown)[0]!r}, which no batch has: {ROUTES} or {PATHS}")
+    if unknown := set(getattr(loss, "needs", ())) - set(NEEDS):
+        raise ValueError(f"the loss {name!r} needs {sorted(unknown)[0]!r}, which no batch has: {' or '.join(NEEDS)}")
     return loss
 
 
@@ -77,6 +82,12 @@ def check_needs(name: str, loss: Loss, recipe: Recipe, stage: int) -> None:
         raise ValueError(f"{where} follows the teacher's paths: set data={{kind: paths}}")
     if ROUTES in needs and recipe.draw.visited_share < 1:
         raise ValueError(f"{where} follows a sampler's timesteps: set draw.visited_share=1 there")
+    for kind in {MASKS, INSTANCE_MASKS} & set(needs):
+        if truth_in(recipe.data) != kind:
+            raise ValueError(
+                f"{where} compares drawings with what the data's pictures show: "
+                f"set data={{kind: latents, path: FILE}} to a file with {kind!r} in it (docs/train.md)"
+            )
 
 
 def _import(name: str) -> Any:

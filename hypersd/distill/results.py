@@ -1,0 +1,32 @@
+"""What a run leaves for others: a LoRA or a whole network, whose header says how it was made and is to be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from hypersd.bases import Base
+from hypersd.distill import resolve
+from hypersd.distill.step import STUDENT
+from hypersd.lora import algebra, files, network
+from hypersd.lora.roles import Roles
+from hypersd.recipe import Recipe
+
+NAMES = {"lora": "lora.safetensors", "full": "unet.safetensors"}
+BEST_NAME = "best.safetensors"
+
+
+def write(recipe: Recipe, base: Base, roles: Roles, path: Path, whole: bool = False) -> None:
+    """What was trained; the `whole` is its sum with the LoRA that it stands on."""
+    state, about = roles.state(STUDENT), files.fingerprint(base.unet, base.schedule.prediction)
+    values = resolve.published(recipe, resolve.lora_targets(recipe, base))
+    usage = recipe.sampler.model_dump(mode="json")
+    dtype = torch.float16 if recipe.lora.dtype == "fp16" else torch.float32
+    if recipe.student == "full":
+        return network.write(path, state, about, values, usage, dtype)
+    shape = roles.shape(STUDENT)
+    if whole and recipe.lora.beneath:
+        state = algebra.concatenate([resolve.lora_file(recipe.lora.beneath, base).weights, state], [1.0, 1.0])
+        shape = (algebra.rank_of(state), algebra.rank_of(state), tuple(sorted(files.layers(state))))
+    return files.write(path, state, shape, about, values, usage, dtype)
