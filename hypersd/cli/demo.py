@@ -46,7 +46,7 @@ def demo(
     write_json(out / "demo.json", {"prompts": prompts, "seeds": seeds, "ways": records})
     if strip:
         chosen = [d for key in parts.STRIP for d in drawn if (d.way.group, d.way.settings.steps) == key]
-        png.write(strip, render(to_sheet(chosen, labels).turned()))
+        png.write(strip, png.few_colours(render(to_sheet(chosen, labels).turned())))
     _show(records, out, time.perf_counter() - began)
 
 

@@ -18,7 +18,8 @@ from hypersd.lora.roles import Roles
 from hypersd.recipe import Draw
 from tests.loras import write_lora
 
-STEPS = (1, 2, 4, 8)
+pytestmark = pytest.mark.xdist_group("coded")  # one worker: its fixture takes long
+STEPS = (1, 2, 4)
 RECIPE = {
     "name": "coded",
     "base": "toy",
@@ -29,7 +30,7 @@ RECIPE = {
     "optimiser": {"lr": 0.02, "betas": [0.9, 0.99], "decay": "cosine", "max_norm": 1e9},
     "losses": {"rollout": {"distance": "mse"}},
     "batch": 4,
-    "stages": [{"segments": 1, "iterations": 300}],
+    "stages": [{"segments": 1, "iterations": 250}],
 }
 
 
@@ -80,7 +81,7 @@ def test_the_network_is_told_less_and_the_jump_keeps_its_t(monkeypatch):
 def test_the_lora_says_its_code_and_is_drawn_by_it(drawn, tmp_path):
     made = recipe.parse({**RECIPE, "sampler": {"step_code": 3}, "stages": [{"segments": 1, "iterations": 1}]})
     drawer = Drawer(bases.load("toy", "cpu"), train(made, tmp_path / "run"))
-    assert [drawer.code(n) for n in STEPS] == [0, 3, 9, 21]
+    assert [drawer.code(n) for n in (1, 2, 4, 8)] == [0, 3, 9, 21]
     assert Drawer(bases.load("toy", "cpu")).code(8) == 0
     assert step_code(8, 0) == 0
 
