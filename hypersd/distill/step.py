@@ -77,6 +77,8 @@ class Batch:
     @property
     def codes(self) -> Timesteps:
         """What is taken from the timesteps of each sample before a few-step network is told them."""
+        if not self.code:
+            return torch.zeros_like(self.t)
         steps = (self.route >= 0).sum(1).clamp(min=1)  # 1, and so none, for a t that was drawn for no sampler
         return torch.tensor([step_code(n, self.code) for n in steps.tolist()], device=self.route.device)
 
