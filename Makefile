@@ -17,7 +17,7 @@ demo: $(READY)
 	@$(BIN)/hypersd demo $${PROMPT:+--prompt "$$PROMPT"}
 
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check .

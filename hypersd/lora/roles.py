@@ -165,7 +165,8 @@ class Roles:
         (full,) = [self._full[role] for role in roles if role in self._full] or [{}]
         for place, (name, own) in self._own.items():
             module, key = place
-            module._parameters[key] = folded.get(place, full.get(name, own))  # type: ignore[assignment]
+            parameters: dict[str, Any] = module._parameters  # a folded weight is a tensor with a graph, no Parameter
+            parameters[key] = folded.get(place, full.get(name, own))
 
     def _float32(self) -> None:
         for name, parameter in self.net.named_parameters():

@@ -22,7 +22,6 @@ from hypersd.diffusion.grids import trailing
 from hypersd.lora import files
 from tests.diffusion import fixed_point
 
-pytestmark = pytest.mark.xdist_group("golden")  # one worker: its fixture takes long
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "toy.json"
 TABLE = {8: 0.4440, 4: 0.4105, 2: 0.3487, 1: 0.2696}  # s0 = .5, end uniform, k jumps

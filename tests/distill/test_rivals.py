@@ -15,7 +15,6 @@ from hypersd import bases, recipe
 from hypersd.draw.pipeline import Drawer, Settings
 from tests.diffusion import fixed_point
 
-pytestmark = pytest.mark.xdist_group("rivals")  # one worker: its fixture takes long
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 TEACHER, DATA = 0.4714, 0.5

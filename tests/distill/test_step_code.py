@@ -18,7 +18,6 @@ from hypersd.lora.roles import Roles
 from hypersd.recipe import Draw
 from tests.loras import write_lora
 
-pytestmark = pytest.mark.xdist_group("coded")  # one worker: its fixture takes long
 STEPS = (1, 2, 4)
 RECIPE = {
     "name": "coded",
