@@ -6,19 +6,36 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from jaxtyping import install_import_hook
-
-import tests.shapes  # noqa: F401
-
-install_import_hook("hypersd", "tests.shapes.checked")  # before anything imports hypersd
-torch.set_num_threads(1)  # tiny networks are slower on more, and pytest-xdist runs a process a core
 
 CONTEXT = 8  # width of the tiny text encoder, and so of the UNet's cross-attention
 PROMPT_TOKENS = 16
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Not for the process that only hands tests out to others."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    before_the_hook()
+    install_import_hook("hypersd", "tests.shapes.checked")
+    import torch
+
+    torch.set_num_threads(1)  # tiny networks are slower on more, and pytest-xdist runs a process a core
+
+
+def before_the_hook() -> None:
+    """What hypersd imports: whatever is imported while the hook is at work is compiled anew, seconds of it."""
+    import accelerate  # noqa: F401
+    import diffusers.models  # noqa: F401
+    import peft  # noqa: F401
+    import scipy.stats  # noqa: F401
+
+    import tests.shapes  # noqa: F401
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
     if torch.cuda.is_available():
         return
     for item in items:
@@ -50,6 +67,7 @@ def tiny_base(tiny_folder: Path):
 
 
 def make_unet(seed: int = 0):
+    import torch
     from diffusers import UNet2DConditionModel
 
     with torch.random.fork_rng(devices=[]):
@@ -71,6 +89,7 @@ def make_unet(seed: int = 0):
 
 def save_folder(folder: Path) -> None:
     """Writes what `StableDiffusionPipeline.save_pretrained` would, every network random and tiny."""
+    import torch
     from diffusers import AutoencoderKL, DDIMScheduler
     from transformers import CLIPTextConfig, CLIPTextModel
 

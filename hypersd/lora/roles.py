@@ -38,6 +38,8 @@ class Roles:
         self._ranks: dict[str, tuple[int, float, tuple[str, ...]]] = {}
         self._full: dict[str, dict[str, nn.Parameter]] = {}
         self._own = dict(_own(net))
+        self.tuned: list[Any] = []
+        """The layers that LoRAs are on."""
         self._folded: dict[Playing, dict[Place, Tensor]] = {}
 
     def add(self, role: str, rank: int, targets: Sequence[str], alpha: float | None = None, seed: int = 0) -> None:
@@ -50,6 +52,7 @@ class Roles:
             torch.manual_seed(seed)
             inject_adapter_in_model(config, self.net, role)
         self._ranks[role] = (rank, alpha, tuple(targets))
+        self.tuned = [module for module in self.net.modules() if isinstance(module, BaseTunerLayer)]
         self._float32()
         self._show(self.playing)
 
@@ -76,7 +79,7 @@ class Roles:
         more than the layer itself; takes the memory of one more network in `dtype` (the base's own if not given),
         and of its gradient.
         """
-        layers = (layer for layer in self._layers() if not layer.scaling.keys().isdisjoint(roles))
+        layers = (layer for layer in self.tuned if not layer.scaling.keys().isdisjoint(roles))
         with self.play(*roles):
             folded = {(layer.get_base_layer(), "weight"): _folded(layer, roles, dtype) for layer in layers}
         self._folded[roles] = folded
@@ -142,12 +145,9 @@ class Roles:
     def scale(self, role: str, scale: float) -> None:
         """The strength of a LoRA role: 1 as trained, 0 changes nothing."""
         rank, alpha, _ = self._ranks[role]
-        for layer in self._layers():
+        for layer in self.tuned:
             if role in layer.scaling:
                 layer.scaling[role] = scale * alpha / rank
-
-    def _layers(self) -> Iterator[Any]:
-        return (module for module in self.net.modules() if isinstance(module, BaseTunerLayer))
 
     def _check_new(self, role: str) -> None:
         if role in self._ranks or role in self._full:
@@ -159,7 +159,7 @@ class Roles:
         self.playing = tuple(roles)
         adapters = [role for role in roles if role in self._ranks]
         folded = self._folded.get(self.playing, {})
-        for layer in self._layers():
+        for layer in self.tuned:
             layer._active_adapter = adapters
             layer._disable_adapters = not adapters or (layer.get_base_layer(), "weight") in folded
         (full,) = [self._full[role] for role in roles if role in self._full] or [{}]

@@ -1,17 +1,13 @@
-"""Trains in child processes that are SIGKILLed at chosen moments, each child going on from the last.
-
-    python -m tests.distill.killer OUT '["iteration", 7]' '["in write", 2]' '["seconds", 0.3]' ...
-
-Forks, so that what is slow to import is imported once.
+"""Trains twice: OUT/whole as it is, and OUT/killed in forks that are SIGKILLed at chosen moments, each going on from
+the last. A moment is ["iteration", 7], ["in write", 2], ["before rename", 1], ["after rename", 1] or ["seconds", 0.3].
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -114,11 +110,11 @@ def child(out: Path, moment: tuple[str, float] | None) -> None:
     train(recipe.parse(RECIPE), out, resume=True, watch=watch)
 
 
-def main(out: Path, moments: list[tuple[str, float]]) -> None:
-    for moment in [*moments, None]:
+def train_and_kill(out: Path, moments: Sequence[tuple[str, float]]) -> None:
+    for folder, moment in [("whole", None), *(("killed", moment) for moment in moments), ("killed", None)]:
         process = os.fork()
         if process == 0:
-            child(out, moment)
+            child(out / folder, moment)
             os._exit(0)
         by_clock = moment is not None and moment[0] == "seconds"
         if by_clock:
@@ -127,7 +123,3 @@ def main(out: Path, moments: list[tuple[str, float]]) -> None:
         _, status = os.waitpid(process, 0)
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         assert killed == (moment is not None) or by_clock, f"{moment}: status {status}"
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), [tuple(json.loads(argument)) for argument in sys.argv[2:]])

@@ -1,15 +1,11 @@
 """The golden run: TSCD on Gaussian data through the public trainer, against its closed form.
 
 `tests/golden/toy.json` keeps the loss curve; rewrite it with `python -m tests.distill.test_golden`.
-Runs in processes of its own: checking the shapes of 4,500 iterations takes longer than computing them.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -19,22 +15,19 @@ import pytest
 
 from hypersd import recipe
 from hypersd.diffusion.grids import trailing
+from hypersd.distill.train import train
 from hypersd.lora import files
 from tests.diffusion import fixed_point
+from tests.shapes import unchecked
 
 ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "toy.yaml"
 GOLDEN = ROOT / "tests" / "golden" / "toy.json"
 TABLE = {8: 0.4440, 4: 0.4105, 2: 0.3487, 1: 0.2696}  # s0 = .5, end uniform, k jumps
 TEACHER = 0.4714  # 40 guided steps, and the gain of k jumps with `end` at the segment's start
 WINDOW = 50
 SETTLED = 5  # windows at the end of a stage, where the rate has fallen and every machine's curve is the same
-
-
-def run(out: Path, *assignments: str) -> recipe.Recipe:
-    file = ROOT / "recipes" / "toy.yaml"
-    command = [sys.executable, "-m", "hypersd", "train", str(file), *assignments, "--out", str(out)]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return recipe.load(file, assignments)
+TO_START = ("draw.end=start", "stages=[{segments: 8, iterations: 250}, {segments: 4, iterations: 250}]")
 
 
 def gain(out: Path, stage: int, k: int) -> float:
@@ -55,28 +48,29 @@ def curve(out: Path) -> dict[str, list[float]]:
 
 
 @pytest.fixture(scope="module")
-def golden(tmp_path_factory):
+def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("golden")
-    return out, run(out)
+    with unchecked():
+        train(recipe.load(RECIPE), out / "golden")
+        train(recipe.load(RECIPE, TO_START), out / "to-start")
+    return out
 
 
-def test_uniform_ends_reach_the_fixed_point_and_not_the_endpoint(golden):
-    out, made = golden
-    for index, stage in enumerate(made.stages):
-        reached = gain(out, index, stage.segments)
+def test_uniform_ends_reach_the_fixed_point_and_not_the_endpoint(trained):
+    for index, stage in enumerate(recipe.load(RECIPE).stages):
+        reached = gain(trained / "golden", index, stage.segments)
         assert reached == pytest.approx(TABLE[stage.segments], rel=0.02)
         assert reached == pytest.approx(fixed_point.gain(0.5, stage.segments, "uniform"), rel=0.02)
         assert reached < 0.98 * TEACHER
 
 
-def test_the_loss_curve_is_the_golden_one(golden):
+def test_the_loss_curve_is_the_golden_one(trained):
     """A change that should not change results shows the same losses.
 
     Not to the last bit: at the high rate of the last stage's first half, Adam amplifies the rounding of another
     processor to 80 % of a window (ATEN_CPU_CAPABILITY=default shows it), and forgets it as the rate falls.
     """
-    out, _ = golden
-    expected, got = json.loads(GOLDEN.read_text()), curve(out)
+    expected, got = json.loads(GOLDEN.read_text()), curve(trained / "golden")
     assert got.keys() == expected.keys()
     for stage, losses in expected.items():
         assert len(got[stage]) == len(losses)
@@ -85,15 +79,13 @@ def test_the_loss_curve_is_the_golden_one(golden):
     np.testing.assert_allclose(got["0"], expected["0"], rtol=0.02, err_msg="stage 0, from the same start")
 
 
-def test_ends_at_the_segments_start_reach_the_teachers_own_map(tmp_path):
-    stages = "stages=[{segments: 8, iterations: 400}, {segments: 4, iterations: 400}]"
-    run(tmp_path, "draw.end=start", stages)
+def test_ends_at_the_segments_start_reach_the_teachers_own_map(trained):
     for index, k in enumerate((8, 4)):
-        assert gain(tmp_path, index, k) == pytest.approx(TEACHER, rel=0.02)
+        assert gain(trained / "to-start", index, k) == pytest.approx(TEACHER, rel=0.02)
         assert fixed_point.gain(0.5, k, "start") == pytest.approx(TEACHER, rel=1e-3)
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        run(Path(folder))
-        GOLDEN.write_text(json.dumps(curve(Path(folder)), indent=1) + "\n")
+        train(recipe.load(RECIPE), Path(folder) / "golden")
+        GOLDEN.write_text(json.dumps(curve(Path(folder) / "golden"), indent=1) + "\n")

@@ -1,11 +1,11 @@
-"""Two processes that share a batch end where one does: samples and gradients are the batch's, not the process's."""
+"""A run that is killed at any moment and resumed ends as the one that was not, bit for bit; and two processes that
+share a batch end where one does: samples and gradients are the batch's, not the process's."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
+import random
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,59 +15,89 @@ import torch
 from hypersd import recipe
 from hypersd.distill import checkpoint
 from hypersd.distill import train as training
-from hypersd.distill.train import train as run
+from hypersd.distill.train import train
 from hypersd.lora import files
+from tests.distill.apart import ROOT, train_apart
+from tests.distill.runs import contents, losses
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "toy.yaml"
-STAGES = ("stages=[{segments: 8, iterations: 6}, {segments: 4, iterations: 6}]", "batch=8", "checkpoint_every=4")
+RECIPE = ROOT / "recipes" / "toy.yaml"
+CHANGES = ("batch=8", "checkpoint_every=4")
+RUNS = {
+    "plain": [*CHANGES, "stages=[{segments: 8, iterations: 6}, {segments: 4, iterations: 6}]"],
+    "opposed": [
+        *CHANGES,
+        "losses={adversarial: {width: 4, heads: {lr: 0.01}}}",
+        *("draw.visited_share=1", "draw.end=visited", "draw.samplers=[ddim]", "draw.steps=[1, 2]"),
+        "stages=[{segments: 1, iterations: 6}]",
+    ],
+}
 
 
-def alone(out: Path, *more: str) -> None:
-    run(recipe.load(RECIPE, [*STAGES, *more]), out)
+def alone(name: str, out: Path) -> Path:
+    train(recipe.load(RECIPE, RUNS[name]), out / name)
+    return out / name
 
 
-def in_two(out: Path, *more: str) -> subprocess.CompletedProcess:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [sys.executable, *launch, "-m", "hypersd", "train", str(RECIPE), *STAGES, *more]
-    settings = {**os.environ, "OMP_NUM_THREADS": "1"}  # and no more: torchrun alone must do
-    return subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, env=settings)
+def only(lines: list[tuple[int, int, float]]) -> list[float]:
+    return [loss for *_, loss in lines]
 
 
-def losses(out: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+def moments() -> list[tuple[str, float]]:
+    """When to kill."""
+    seed = int(os.environ.get("HYPERSD_KILL_SEED") or time.time())
+    print(f"to repeat: HYPERSD_KILL_SEED={seed}")  # pytest shows it when a test fails
+    rng = random.Random(seed)
+    return [
+        ("before rename", 1),  # nothing is there yet
+        ("iteration", rng.randint(7, 11)),
+        ("before rename", 3),  # log, recipe, then a checkpoint: the new one is whole but not in place
+        ("after rename", 3),
+        ("in write", rng.randint(2, 3)),
+        ("iteration", rng.randint(8, 16)),
+        ("before rename", 4),
+        ("seconds", 0.5 * rng.random()),  # last: it may come when all is done
+    ]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("processes")
+def apart(tmp_path_factory):
+    """Runs in processes of their own."""
+    out = tmp_path_factory.mktemp("apart")
+    train_apart(out, moments(), RECIPE, RUNS)
+    return out
 
 
-def test_two_processes_end_where_one_does(folder):
-    alone(folder / "1")
-    done = in_two(folder / "2")
-    assert done.returncode == 0, done.stderr
-    one, two = (files.read(folder / name / "lora.safetensors").weights for name in "12")
-    for name, expected in one.items():
-        torch.testing.assert_close(two[name], expected, rtol=1e-4, atol=1e-6)
-    assert losses(folder / "2") == pytest.approx(losses(folder / "1"), rel=1e-5)  # and logged once, not twice
-    assert checkpoint.read(folder / "2").progress.stage == 2
+def test_killed_runs_end_like_the_whole_one(apart):
+    whole, killed = apart / "whole", apart / "killed"
+    for name in ("lora.safetensors", "stage1-4segments.safetensors", checkpoint.NAME):
+        (expected, header), (got, other) = contents(whole / name), contents(killed / name)
+        assert expected.keys() == got.keys()
+        assert all(torch.equal(expected[key], got[key]) for key in expected), name
+        assert header == other
+    assert losses(killed) == losses(whole)
+    assert not list(killed.rglob("*.tmp"))
 
 
-def test_an_opponent_is_shared_too(folder):
+def test_two_processes_end_where_one_does(apart, tmp_path):
+    one, two = alone("plain", tmp_path), apart / "plain"
+    expected, got = (files.read(folder / "lora.safetensors").weights for folder in (one, two))
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=1e-6)
+    assert only(losses(two)) == pytest.approx(only(losses(one)), rel=1e-5)  # and logged once, not twice
+    assert checkpoint.read(two).progress.stage == 2
+
+
+def test_an_opponent_is_shared_too(apart, tmp_path):
     """Its network begins alike in both processes, and learns from the gradients of both."""
-    more = ["losses={adversarial: {width: 4, heads: {lr: 0.01}}}", "draw.visited_share=1", "draw.end=visited"]
-    more += ["draw.samplers=[ddim]", "draw.steps=[1, 2]", "stages=[{segments: 1, iterations: 6}]"]
-    alone(folder / "opposed-1", *more)
-    done = in_two(folder / "opposed-2", *more)
-    assert done.returncode == 0, done.stderr
-    one, two = (checkpoint.read(folder / f"opposed-{name}").tensors for name in "12")
-    for name, expected in one.items():
-        torch.testing.assert_close(two[name], expected, rtol=1e-4, atol=1e-6)
-    assert losses(folder / "opposed-2") == pytest.approx(losses(folder / "opposed-1"), rel=1e-5)
+    one, two = alone("opposed", tmp_path), apart / "opposed"
+    expected, got = (checkpoint.read(folder).tensors for folder in (one, two))
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=1e-6)
+    assert only(losses(two)) == pytest.approx(only(losses(one)), rel=1e-5)
 
 
-def test_a_batch_that_does_not_divide_is_told(folder, monkeypatch):
+def test_a_batch_that_does_not_divide_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_accelerator", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(ValueError, match="a batch of 9 does not divide over 2 processes; set batch="):
-        alone(folder / "odd", "batch=9")
-    assert not (folder / "odd").exists()
+        train(recipe.load(RECIPE, [*RUNS["plain"], "batch=9"]), tmp_path / "odd")
+    assert not (tmp_path / "odd").exists()

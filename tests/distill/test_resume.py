@@ -1,18 +1,12 @@
-"""A run that is killed at any moment and resumed ends as the run that was not, bit for bit."""
+"""Going on with a run, and what stops one; that a killed run ends as a whole one is in `test_processes.py`."""
 
 from __future__ import annotations
 
 import json
-import os
-import random
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hypersd import recipe
@@ -20,50 +14,7 @@ from hypersd.distill import checkpoint
 from hypersd.distill.step import tscd
 from hypersd.distill.train import train
 from tests.distill.killer import RECIPE
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(out: Path, *moments: tuple[str, float]) -> None:
-    command = [sys.executable, "-m", "tests.distill.killer", str(out), *map(json.dumps, moments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def contents(path: Path):
-    with safe_open(path, "pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
-
-
-def losses(out: Path) -> list[tuple[int, int, float]]:
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [(line["stage"], line["iteration"], line["loss"]) for line in lines]
-
-
-def test_killed_runs_end_like_the_whole_one(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    seed = int(os.environ.get("HYPERSD_KILL_SEED") or time.time())
-    print(f"to repeat: HYPERSD_KILL_SEED={seed}")  # pytest shows it when the test fails
-    rng = random.Random(seed)
-    moments = [
-        ("before rename", 1),  # nothing is there yet
-        ("iteration", rng.randint(7, 11)),
-        ("before rename", 3),  # log, recipe, then a checkpoint: the new one is whole but not in place
-        ("after rename", 3),
-        ("in write", rng.randint(2, 3)),
-        ("iteration", rng.randint(8, 16)),
-        ("before rename", 4),
-        ("seconds", 0.5 * rng.random()),  # last: it may come when all is done
-    ]
-    run(whole)
-    run(killed, *moments)
-    for name in ("lora.safetensors", "stage1-4segments.safetensors", checkpoint.NAME):
-        (expected, header), (got, other) = contents(whole / name), contents(killed / name)
-        assert expected.keys() == got.keys()
-        assert all(torch.equal(expected[key], got[key]) for key in expected), name
-        assert header == other
-    assert losses(killed) == losses(whole)
-    assert not list(killed.rglob("*.tmp"))
+from tests.distill.runs import contents, losses
 
 
 @pytest.fixture

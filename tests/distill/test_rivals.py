@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hypersd import bases, recipe
+from hypersd.distill.train import train
 from hypersd.draw.pipeline import Drawer, Settings
 from tests.diffusion import fixed_point
+from tests.shapes import unchecked
 
-ROOT = Path(__file__).parents[2]
-RECIPES = ROOT / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 TEACHER, DATA = 0.4714, 0.5
 """Standard deviations: of what 40 teacher's steps draw, and of the data."""
 TOY = ("base=toy", "data={kind: gaussian}", "lora={rank: 1, dtype: fp32}", "teacher.guidance=[1, 1]", "precision=fp32")
@@ -50,23 +47,12 @@ RUNS = {
 }
 
 
-TRAIN = """
-import json, sys
-from pathlib import Path
-from hypersd import recipe
-from hypersd.distill.train import train
-for name, changes in json.loads(sys.argv[1]).items():
-    train(recipe.load(Path(sys.argv[2]) / f"{name}.yaml", changes), Path(sys.argv[3]) / name)
-"""
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """In a process of its own: checking the shapes of thousands of iterations takes longer than computing them."""
     folder = tmp_path_factory.mktemp("rivals")
-    asked = json.dumps({name: [*TOY, *changes] for name, (*_, changes) in RUNS.items()})
-    command = [sys.executable, "-c", TRAIN, asked, str(RECIPES), str(folder)]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    with unchecked():
+        for name, (*_, changes) in RUNS.items():
+            train(recipe.load(RECIPES / f"{name}.yaml", [*TOY, *changes]), folder / name)
     return folder
 
 

@@ -34,7 +34,7 @@ def released(tiny_folder, tmp_path_factory):
 
 def delta(roles, role: str = "student") -> torch.Tensor:
     """What the role changes in one layer: scale x B A."""
-    for layer in roles._layers():
+    for layer in roles.tuned:
         if role in layer.scaling and isinstance(layer.base_layer, torch.nn.Linear):
             return layer.get_delta_weight(role)
     raise AssertionError("no such layer")

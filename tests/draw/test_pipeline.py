@@ -79,11 +79,11 @@ def test_a_small_networks_lora_is_folded_and_draws_the_same(tiny_folder, tiny_ba
     drawer = Drawer(tiny_base, write_lora(bases.load(tiny_folder), tmp_path / "x.safetensors"))
     folded = drawer.draw(["a fox"], [0], Settings(steps=2))
     with drawer.on_stage():
-        assert all(layer.disable_adapters for layer in drawer.roles._layers())
+        assert all(layer.disable_adapters for layer in drawer.roles.tuned)
     monkeypatch.setattr(pipeline, "FEW_WEIGHTS", 1)
     torch.testing.assert_close(drawer.draw(["a fox"], [0], Settings(steps=2)), folded, rtol=1e-4, atol=1e-4)
     with drawer.on_stage():
-        assert not any(layer.disable_adapters for layer in drawer.roles._layers())
+        assert not any(layer.disable_adapters for layer in drawer.roles.tuned)
 
 
 def test_settings_come_from_the_header_unless_said(tiny_base, tmp_path) -> None:

@@ -84,12 +84,13 @@ def test_training_goes_on_from_a_pipeline(first, tmp_path):
     """Its tokenizer and autoencoder stay as they are, its UNet is where training begins, and its past is told."""
     write_pictures(tmp_path)
     config = tiny(tmp_path, start=first, updates=1)
-    begun = base.new_nets(config)["unet"].state_dict()
-    assert all(torch.equal(begun[name], tensor) for name, tensor in unet_of(first).items())
+    begun, before = base.new_nets(config)["unet"].state_dict(), unet_of(first)
+    assert all(torch.equal(begun[name], tensor) for name, tensor in before.items())
     second = make(config, tmp_path / "pipeline")
     for part in ("tokenizer/vocab.json", "vae/diffusion_pytorch_model.safetensors"):
         assert (second / part).read_bytes() == (first / part).read_bytes()
-    moved = max((unet_of(second)[name] - tensor).abs().max() for name, tensor in unet_of(first).items())
+    after = unet_of(second)
+    moved = max((after[name] - tensor).abs().max() for name, tensor in before.items())
     assert 0 < moved < 0.1
     assert str(first) not in "".join(path.read_text() for path in second.rglob("*.json"))
     made = json.loads((second / base.FACTS).read_text())["training"]
