@@ -180,14 +180,7 @@ class Recipe(Strict):
 
 def load(path: Path, assignments: Sequence[str] = ()) -> Recipe:
     """The recipe in a YAML file, with `key=value` assignments on top. Raises ValueError in one line."""
-    if not path.is_file():
-        raise ValueError(f"no recipe at {path}; see the folder recipes/")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is not a recipe: expected keys and values")
+    values = _read(path)
     for assignment in assignments:
         key, separator, value = assignment.partition("=")
         if not separator:
@@ -197,6 +190,29 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Recipe:
         except yaml.YAMLError:
             raise ValueError(f"recipe key {key!r}: {value!r} is not YAML") from None
     return parse(values)
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What a file says, on top of the recipe that it `extends`, a path beside it."""
+    if not path.is_file():
+        raise ValueError(f"no recipe at {path}; " + (f"{above[-1]} extends it" if above else "see the folder recipes/"))
+    if path.resolve() in above:
+        raise ValueError(f"{path} extends itself")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is not a recipe: expected keys and values")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise ValueError(f"{path}: extends is the path of another recipe, not {parent!r}")
+    below = _read(path.parent / parent, (*above, path.resolve()))
+    for key, value in values.items():
+        _put(below, key, value)
+    return below
 
 
 def parse(values: Mapping[str, Any]) -> Recipe:

@@ -10,7 +10,7 @@ import pytest
 from hypersd import recipe
 from hypersd.distill import resolve
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 LEAST = {"name": "least", "stages": [{"segments": 8, "iterations": 10}]}
 
 
@@ -70,6 +70,28 @@ def test_assignments_that_lead_nowhere(assignment, tmp_path):
     path.write_text(json.dumps(LEAST))
     with pytest.raises(ValueError, match=r"key=value|is no index|has no keys below"):
         recipe.load(path, [assignment])
+
+
+def write(folder, **files):
+    for name, values in files.items():
+        (folder / f"{name}.yaml").write_text(json.dumps(values))
+    return folder
+
+
+def test_a_recipe_says_only_what_differs_from_another(tmp_path):
+    own = {"losses.consistency.c": 0.5, "stages.0.iterations": 3}
+    write(tmp_path, a={**LEAST, "batch": 4}, b={"extends": "a.yaml", "name": "b", **own})
+    write(tmp_path, c={"extends": "b.yaml", "name": "c", "batch": 2})
+    made = recipe.load(tmp_path / "c.yaml", ["stages.0.iterations=5"])
+    assert (made.name, made.batch, made.stages[0].iterations) == ("c", 2, 5)
+    assert made.losses == {"consistency": {"c": 0.5}}
+
+
+def test_what_cannot_be_extended_is_told(tmp_path):
+    write(tmp_path, a={"extends": "b.yaml"}, b={"extends": "a.yaml"}, c={"extends": "d.yaml"}, e={"extends": 1})
+    for name, message in {"a": "extends itself", "c": "c.yaml extends it", "e": "not 1"}.items():
+        with pytest.raises(ValueError, match=message):
+            recipe.load(tmp_path / f"{name}.yaml")
 
 
 def test_guidance_0_means_off_and_is_noticed():

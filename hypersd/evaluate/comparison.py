@@ -18,7 +18,7 @@ from hypersd.evaluate.report import COLUMNS, Row, Stat, cell, grid, put
 
 BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
 COMMAND = "python -m hypersd.evaluate.comparison"
-SHOWN = ("alignment", "recall_at_1", "quality", "fd_teacher", "fd_real", "path", "diversity")
+SHOWN = ("alignment", "recall_at_1", "quality", "fd_teacher", "fd_real", "path", "recall", "diversity", "saturation")
 
 
 def merged(runs: Sequence[dict[str, Any]], key: str = "rows") -> dict[tuple[str, int, str, float], Row]:

@@ -82,6 +82,8 @@ class Ruler:
         if "second" in drawn and "second" in self.reference:
             mine, theirs = (self.second_basis.project(s["second"]) for s in (drawn, self.reference))
             found["fd_second"] = self.above("fd_second", mine, theirs)
+        if "chroma" in drawn and "chroma" in self.reference:  # sets of an older program are without it
+            found["saturation"] = float(drawn["chroma"].mean() / self.reference["chroma"].mean())
         if "apart" in drawn:
             found["diversity"] = float(drawn["apart"].mean())
         return found

@@ -113,6 +113,7 @@ COLUMNS = (
     Column("FD ResNet50", "fd_second", 1),
     Column("precision", "precision", 2),
     Column("recall", "recall", 2),
+    Column("saturation", "saturation", 2),
     Column("LPIPS over seeds", "diversity", 3),
     Column("path error", "path", 3),
     Column("s/picture", "seconds", 3),

@@ -34,7 +34,7 @@ CHUNK, BATCH = 128, 64
 REMEDY = "delete it: it is only kept to save time"
 OF_BASE = ("base", "precision", "device")
 Set = dict[str, Tensor]
-"""features, judged, quality, seconds, perhaps second and apart: a row for each picture (apart: pair)."""
+"""features, judged, quality, seconds, chroma, perhaps second and apart: a row for each picture (apart: pair)."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Studio:
                 torch.cuda.synchronize(images.device)  # until then it is only on its way
             seconds = (time.perf_counter() - clock) / len(images)
             kept = self.eyes.look(images, start + begin, second)
-            seen.append({**kept, "seconds": torch.full((len(images),), seconds)})
+            seen.append({**kept, "chroma": chroma(images), "seconds": torch.full((len(images),), seconds)})
         together = {name: torch.cat([s[name] for s in seen if name in s]).cpu() for name in seen[0]}
         halved = {"features", "second"}  # in fp16, as the features of real pictures are kept
         return {k: v.half() if k in halved else v.float() for k, v in together.items()}
@@ -113,6 +113,11 @@ def draw(drawer: Drawer, prompts: Sequence[str], seeds: Sequence[int], settings:
     """Pictures in [0, 1]: `Drawer.draw`, with diffusers' solvers among the samplers."""
     sampler = solvers.load(settings.sampler, settings.sampler_settings)
     return drawer.draw(prompts, seeds, settings, sampler=sampler)
+
+
+def chroma(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    """How colourful: a pixel's largest channel less its smallest, the mean over a picture."""
+    return (images.amax(1) - images.amin(1)).mean((1, 2))
 
 
 def digest(data: bytes) -> str:
