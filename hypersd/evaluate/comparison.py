@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hypersd.evaluate import report
+from hypersd.evaluate import claims, report
 from hypersd.evaluate.methods import read
 from hypersd.evaluate.report import COLUMNS, Row, Stat, cell, grid, put
 
@@ -50,7 +50,10 @@ def markdown(runs: Sequence[dict[str, Any]]) -> str:
         [str(row.steps), row.role, row.sampler, f"{row.guidance:g}", *(cell(row, column) for column in columns)]
         for row in rows
     ]
-    return "\n\n".join([_summary(runs), grid(titles, cells), _costs(runs)])
+    parts = [_summary(runs), grid(titles, cells)]
+    if held := claims.table(claims.own(runs, methods)):
+        parts += ["What the paper says of the methods' order, and how ours stands to the strongest rival:", held]
+    return "\n\n".join([*parts, _costs(runs)])
 
 
 def _summary(runs: Sequence[dict[str, Any]]) -> str:

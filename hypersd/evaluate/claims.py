@@ -1,0 +1,101 @@
+"""What the paper says of the methods' order, held against runs of ours; and ours against the strongest rival.
+
+A claim holds where it does in the mean over seeds and the seeds do not overlap, is open where they do, and fails where
+the mean is the other way round. Each method draws with its own sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hypersd.evaluate.report import Row, Stat, grid
+
+Methods = Mapping[tuple[str, int], Row]
+"""(method, steps) -> what it gets with its own sampler, all seeds together."""
+LOWER = ("fd_teacher", "fd_real", "path")
+"""Measures of which less is better; of the others more is."""
+RIVALS = ("lcm", "tcd", "pcm", "lightning", "dmd2")
+OURS = ("hyper", "emoji")
+STEPS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`better` is above `worse` by a measure at a number of steps; with `slack`, at most that much below."""
+
+    words: str
+    better: str
+    worse: str
+    steps: int
+    measure: str
+    slack: float = 0.0
+
+    @property
+    def sign(self) -> int:
+        return -1 if self.measure in LOWER else 1
+
+
+PAPER = (
+    *(
+        Claim("TSCD is above TCD", "tscd", "tcd", n, measure)
+        for n in (2, 4)
+        for measure in ("alignment", "quality", "fd_teacher")
+    ),
+    *(
+        Claim("score distillation gains more from TSCD than from TCD", "tscd-score", "tcd-score", 1, measure)
+        for measure in ("alignment", "quality", "fd_teacher")
+    ),
+    *(Claim("feedback raises quality", "tscd-feedback", "tscd", n, "quality") for n in STEPS),
+    *(Claim("and keeps alignment (within .005)", "tscd-feedback", "tscd", n, "alignment", 0.005) for n in STEPS),
+)
+
+
+def against_rivals(methods: Methods) -> list[Claim]:
+    """Each of ours over whichever rival is the best at that number of steps."""
+    found = []
+    for ours in OURS:
+        for n in STEPS:
+            for measure in ("alignment", "fd_teacher"):
+                claim = Claim(f"{ours} is ahead of the strongest rival", ours, "", n, measure)
+                rivals = [name for name in RIVALS if _has(methods, name, n, measure)]
+                if rivals and _has(methods, ours, n, measure):
+                    best = max(rivals, key=lambda name: claim.sign * methods[name, n].mean(measure))
+                    found.append(Claim(claim.words, ours, best, n, measure))
+    return found
+
+
+def verdict(claim: Claim, better: Stat, worse: Stat) -> str:
+    """`holds`, `fails`, or `open` where seeds overlap; `(one seed)` where there is nothing to overlap."""
+    mine, theirs = ([claim.sign * value for value in stat.values] for stat in (better, worse))
+    if claim.sign * (better.mean - worse.mean) <= -claim.slack:
+        return "fails"
+    if min(len(mine), len(theirs)) < 2:
+        return "holds (one seed)"
+    return "holds" if min(mine) > max(theirs) - claim.slack else "open"
+
+
+def table(methods: Methods) -> str:
+    """Those claims of which both methods were run."""
+    cells = []
+    for claim in (*PAPER, *against_rivals(methods)):
+        if all(_has(methods, name, claim.steps, claim.measure) for name in (claim.better, claim.worse)):
+            better, worse = (methods[name, claim.steps].values[claim.measure] for name in (claim.better, claim.worse))
+            numbers = [f"{claim.better} {_number(better)}", f"{claim.worse} {_number(worse)}"]
+            cells.append([claim.words, str(claim.steps), claim.measure, *numbers, verdict(claim, better, worse)])
+    return grid(["claim", "steps", "measure", "", "", ""], cells) if cells else ""
+
+
+def _has(methods: Methods, name: str, steps: int, measure: str) -> bool:
+    return (name, steps) in methods and measure in methods[name, steps].values
+
+
+def _number(stat: Stat) -> str:
+    spread = f" ± {stat.spread:.2g}" if stat.spread is not None else ""
+    return f"{stat.mean:.3g}{spread}"
+
+
+def own(runs: Sequence[dict], rows: Mapping[tuple[str, int, str, float], Row]) -> Methods:
+    """Of a method's rows those of the sampler that its recipe names."""
+    samplers = {run["recipe"]["name"]: run["recipe"]["sampler"]["name"] for run in runs}
+    return {(name, n): row for (name, n, sampler, _), row in rows.items() if samplers[name] == sampler}

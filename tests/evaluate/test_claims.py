@@ -1,0 +1,68 @@
+"""Claims about the order of methods can hold, fail, and stay open."""
+
+from __future__ import annotations
+
+import pytest
+
+from hypersd.evaluate import claims
+from hypersd.evaluate.claims import Claim, against_rivals, verdict
+from hypersd.evaluate.report import Row, Stat
+
+
+def stat(*values: float) -> Stat:
+    return Stat(tuple(values))
+
+
+@pytest.mark.parametrize(
+    ("measure", "better", "worse", "expected"),
+    [
+        ("alignment", (0.9, 0.92), (0.8, 0.85), "holds"),
+        ("alignment", (0.9, 0.84), (0.8, 0.85), "open"),
+        ("alignment", (0.7, 0.72), (0.8, 0.85), "fails"),
+        ("alignment", (0.9,), (0.8,), "holds (one seed)"),
+        ("alignment", (0.8,), (0.8,), "fails"),
+        ("fd_teacher", (5.0, 6.0), (7.0, 8.0), "holds"),
+        ("fd_teacher", (7.0, 8.0), (5.0, 6.0), "fails"),
+        ("path", (0.2, 0.5), (0.4, 0.6), "open"),
+    ],
+)
+def test_a_claim_is_as_good_as_its_seeds(measure, better, worse, expected):
+    assert verdict(Claim("", "a", "b", 1, measure), stat(*better), stat(*worse)) == expected
+
+
+def test_what_is_to_be_kept_may_fall_by_so_much():
+    claim = Claim("", "a", "b", 1, "alignment", slack=0.01)
+    assert verdict(claim, stat(0.895), stat(0.9)) == "holds (one seed)"
+    assert verdict(claim, stat(0.88), stat(0.9)) == "fails"
+
+
+def row(name: str, steps: int, alignment: float, fd: float) -> Row:
+    return Row(name, steps, steps, "ddim", 1.0, {"alignment": stat(alignment), "fd_teacher": stat(fd)})
+
+
+METHODS = {
+    ("hyper", 2): row("hyper", 2, 0.95, 9.0),
+    ("lcm", 2): row("lcm", 2, 0.97, 30.0),
+    ("tcd", 2): row("tcd", 2, 0.9, 8.0),
+    ("tscd", 2): row("tscd", 2, 0.93, 7.0),
+}
+
+
+def test_the_strongest_rival_is_the_best_of_them_by_that_measure():
+    found = {claim.measure: claim.worse for claim in against_rivals(METHODS)}
+    assert found == {"alignment": "lcm", "fd_teacher": "tcd"}
+
+
+def test_only_what_was_run_is_spoken_of():
+    text = claims.table(METHODS)
+    assert "| TSCD is above TCD | 2 | fd_teacher | tscd 7 | tcd 8 | holds (one seed) |" in text
+    assert "| hyper is ahead of the strongest rival | 2 | alignment | hyper 0.95 | lcm 0.97 | fails |" in text
+    assert "feedback" not in text
+    assert "quality" not in text
+    assert claims.table({}) == ""
+
+
+def test_each_method_is_seen_with_its_own_sampler():
+    runs = [{"recipe": {"name": "tcd", "sampler": {"name": "tcd"}}}]
+    rows = {("tcd", 2, sampler, 1.0): row("tcd", 2, 0.9, fd) for sampler, fd in (("ddim", 1.0), ("tcd", 2.0))}
+    assert claims.own(runs, rows)["tcd", 2].mean("fd_teacher") == 2.0
