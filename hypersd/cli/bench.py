@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hypersd.cli.options import numbers
+from hypersd.cli.options import OUTPUTS, check_png, numbers
+
+if TYPE_CHECKING:
+    from hypersd.recipe import Recipe
 
 bench = typer.Typer(help="Compare methods at an equal budget.", no_args_is_help=True)
 RIVALS = "lcm,tcd,pcm,lightning,dmd2,tscd,hyper"
@@ -20,32 +23,32 @@ def _group() -> None:
     """Compare methods at an equal budget."""
 
 
+Names = Annotated[str, typer.Option("--methods", help="Recipes, with commas between.")]
+Seeds = Annotated[str, typer.Option(help="Of training, with commas between.")]
+Steps = Annotated[str, typer.Option(help="With commas between.")]
+Changes = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="For every recipe, such as batch=16.")]
+Recipes = Annotated[Path, typer.Option(help="The folder of the recipes.")]
+Runs = Annotated[Path, typer.Option(help="Where the runs live.")]
+
+
 @bench.command()
 def methods(
-    names: Annotated[str, typer.Option("--methods", help="Recipes, with commas between.")] = RIVALS,
-    seeds: Annotated[str, typer.Option(help="Of training, with commas between.")] = "0",
+    names: Names = RIVALS,
+    seeds: Seeds = "0",
     budget: Annotated[
         int, typer.Option(min=1, help="UNet forward-equivalents a run: samples times passes, 3 with a gradient.")
     ] = 300_000,
-    steps: Annotated[str, typer.Option(help="With commas between.")] = "1,2,4,8",
+    steps: Steps = "1,2,4,8",
     pictures: Annotated[int, typer.Option(min=32, help="In a set.")] = 500,
     sets: Annotated[int, typer.Option(min=1, help="Sets of pictures for each run.")] = 1,
-    changes: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="For every recipe, such as batch=16.")
-    ] = None,
-    recipes: Annotated[Path, typer.Option(help="The folder of the recipes.")] = Path("recipes"),
-    runs: Annotated[Path, typer.Option(help="Where the runs live.")] = Path("runs/methods"),
+    changes: Changes = None,
+    recipes: Recipes = Path("recipes"),
+    runs: Runs = Path("runs/methods"),
     out: Annotated[Path, typer.Option(help="A JSON for each method and seed.")] = Path("docs/results/methods"),
 ) -> None:
     """Train each recipe at one budget and measure it; what is there already is not made again."""
-    from hypersd import recipe as reader
-
     counts = numbers(steps, "--steps")
-    asked = [
-        reader.load(recipes / f"{name}.yaml", [*(changes or []), f"seed={seed}"])
-        for name in names.split(",")
-        for seed in numbers(seeds, "--seeds")
-    ]
+    asked = _recipes(names, numbers(seeds, "--seeds"), recipes, changes)
 
     from rich.console import Console
 
@@ -64,3 +67,51 @@ def methods(
         with Bars(Console(stderr=True)) as bars, Bar() as bar:
             made = compare(run, budget, counts, bars, bar.update, **evaluate)
         typer.echo(f"{run.file}{'' if made else ' was there'}")
+
+
+@bench.command()
+def sheet(
+    prompts: Annotated[list[str] | None, typer.Argument(help="(default: three of the demo's)")] = None,
+    names: Names = RIVALS,
+    seed: Annotated[int, typer.Option(help="Of training.")] = 0,
+    steps: Steps = "1,2,4,8",
+    guidance: Annotated[float, typer.Option(help="Of the teacher.")] = 5.0,
+    recipes: Recipes = Path("recipes"),
+    runs: Runs = Path("runs/methods"),
+    out: Annotated[Path, typer.Option(help="A .png file.")] = OUTPUTS / "methods.png",
+) -> None:
+    """Draw what `hypersd bench methods` trained: methods as rows, the same prompts in each number of steps."""
+    check_png(out)
+    counts = numbers(steps, "--steps")
+    asked = _recipes(names, [seed], recipes)
+
+    from hypersd.draw import png
+    from hypersd.draw.demo import PROMPTS
+    from hypersd.draw.pipeline import check_prompt, check_steps
+    from hypersd.draw.sheet import render
+    from hypersd.evaluate.gallery import gallery
+    from hypersd.evaluate.methods import Run
+
+    for count in counts:
+        check_steps(count)
+    for prompt in prompts or ():
+        check_prompt(prompt)
+    drawn = gallery(
+        [Run(recipe, out.parent, runs) for recipe in asked],
+        prompts or PROMPTS[:3],
+        counts,
+        guidance,
+        progress=lambda way: typer.echo(f"{way.group}, {way.label}", err=True),
+    )
+    png.write(out, png.few_colours(render(drawn)))
+    typer.echo(str(out))
+
+
+def _recipes(names: str, seeds: list[int], folder: Path, changes: list[str] | None = None) -> list[Recipe]:
+    from hypersd import recipe as reader
+
+    return [
+        reader.load(folder / f"{name}.yaml", [*(changes or []), f"seed={seed}"])
+        for name in names.split(",")
+        for seed in seeds
+    ]
