@@ -17,10 +17,10 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from hypersd.diffusion import samplers
-from hypersd.diffusion.grids import MAX_STEPS
+from hypersd.diffusion.grids import MOST_MADE_FOR
 from hypersd.diffusion.segments import End, Segments
 
-Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+Steps = Annotated[int, Field(ge=1, le=MOST_MADE_FOR)]
 MOST_CODE = 100
 STAGE_KEYS = (
     "draw", "teacher", "optimiser", "losses", "ema", "micro_batch", "checkpoint_every", "sample_every", "sample_prompts"

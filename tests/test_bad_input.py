@@ -110,7 +110,7 @@ def test_segments_that_do_not_divide_the_grid(recipe: Path) -> None:
         ("sampler={name: foo}", ["unknown sampler 'foo'"]),
         ("sampler={guidance_scale: -1}", ["'sampler.guidance_scale'"]),
         ("draw.samplers=[foo]", ["unknown sampler 'foo'"]),
-        ("draw.steps=[9]", ["'draw.steps.0'", "less than or equal to 8"]),
+        ("draw.steps=[13]", ["'draw.steps.0'", "less than or equal to 12"]),
         ("teacher.guidance=[-3, -3]", ["'teacher.guidance'", "0 (off) or more"]),
         ("teacher.guidance=[7, 3]", ["'teacher.guidance'", "the smaller first"]),
         ("stages.0.override={batch: 4}", ["stage 1 cannot override 'batch'", "only draw, teacher"]),

@@ -58,8 +58,9 @@ def methods(
     from hypersd.evaluate.methods import Run
     from hypersd.evaluate.methods import bench as compare
 
-    for count in counts:
-        check_steps(count)
+    for recipe in asked:
+        for count in counts:
+            check_steps(count, made_for=recipe.sampler.steps)
     evaluate: dict[str, Any] = {"pictures": pictures, "seeds": sets, "optional": False}
     evaluate["command"] = shlex.join(["hypersd", *sys.argv[1:]])
     for recipe in asked:
@@ -92,8 +93,9 @@ def sheet(
     from hypersd.evaluate.gallery import gallery
     from hypersd.evaluate.methods import Run
 
-    for count in counts:
-        check_steps(count)
+    for recipe in asked:
+        for count in counts:
+            check_steps(count, made_for=recipe.sampler.steps)
     for prompt in prompts or ():
         check_prompt(prompt)
     drawn = gallery(

@@ -20,7 +20,9 @@ def sample(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     steps: Annotated[
         int | None,
-        typer.Option(help="1 to 8 with a few-step LoRA, up to 100 without. (default: 4, or fewer if made for fewer)"),
+        typer.Option(
+            help="1 to 8 with a LoRA, or as it was made for; up to 100 without. (default: 4, or fewer if so made)"
+        ),
     ] = None,
     base: Annotated[str, typer.Option(help="emoji (bundled), toy, or a diffusers folder.")] = "emoji",
     lora: Annotated[
@@ -46,11 +48,9 @@ def sample(
     path, file = check_png(out) if out else None, find_lora(lora, base)
 
     from hypersd.draw import png
-    from hypersd.draw.pipeline import Drawer, check_prompt, check_steps, settings_for, usual_steps
+    from hypersd.draw.pipeline import Drawer, check_prompt, settings_for, usual_steps
 
     check_prompt(prompt)
-    if steps is not None:
-        check_steps(steps, with_lora=file is not None)
     drawer = Drawer.load(base, file, scale)
     if steps is None:
         steps = usual_steps(drawer.made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 MAX_STEPS = 8
+MOST_MADE_FOR = 12  # steps that a LoRA may say it is made for: Hyper-SD's CFG LoRAs are for up to 12
 TCD_STRIDE_POINTS = 50  # diffusers' `original_inference_steps` for TCD and LCM
 
 

@@ -202,8 +202,8 @@ def settings_for(
     **others: Any,
 ) -> Settings:
     """What was asked for; what was not is as the header of a LoRA or base says, or as suits a base alone."""
-    check_steps(steps, with_lora=made is not None)
     header: dict[str, Any] = made.sampler if made else {"guidance_scale": BASE_GUIDANCE}
+    check_steps(steps, made is not None, header.get("steps") or ())
     if steps > (most := max(header.get("steps") or [steps])):
         warnings.warn(f"{steps} steps: it was made for {most}, and more are no better", stacklevel=2)
     usual: str = header.get("name", "ddim")
@@ -228,9 +228,10 @@ def teacher_guidance(made: Made | None) -> float:
     return made.sampler.get("guidance_scale", 1.0) if made and baked == 1 else baked
 
 
-def check_steps(steps: int, with_lora: bool = True) -> None:
-    """Few-step LoRAs, and distilled bases, are made for 1 to 8 steps."""
-    most, what = (MAX_STEPS, "with a few-step LoRA") if with_lora else (MOST_STEPS, "without a LoRA")
+def check_steps(steps: int, with_lora: bool = True, made_for: Sequence[int] = ()) -> None:
+    """Few-step LoRAs, and distilled bases, are made for 1 to 8 steps, or for more if they say so."""
+    few = max([MAX_STEPS, *made_for])
+    most, what = (few, "with a few-step LoRA") if with_lora else (MOST_STEPS, "without a LoRA")
     if not 1 <= steps <= most:
         raise ValueError(f"steps must be from 1 to {most} {what}, not {steps}")
 

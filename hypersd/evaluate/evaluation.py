@@ -18,7 +18,7 @@ import torch
 
 from hypersd import bases, bundled
 from hypersd.bases import Base
-from hypersd.draw.pipeline import Drawer, Settings, teacher_guidance
+from hypersd.draw.pipeline import Drawer, Settings, check_steps, teacher_guidance
 from hypersd.evaluate import captions, eyes, real, rows
 from hypersd.evaluate.eyes import Eyes
 from hypersd.evaluate.fetch import cache_folder
@@ -75,6 +75,9 @@ def run(
     if path_pictures is None:
         path_pictures = min(PATH_PICTURES, pictures // 16)
     studio = open_studio(base, lora, scale, precision, cache, watchers, optional)
+    made = (studio.tuned or studio.plain).made
+    for count in steps:
+        check_steps(count, made_for=made.sampler.get("steps") or () if made else ())
     if guidance is None:
         guidance = teacher_guidance(studio.tuned.lora if studio.tuned else None)
     total = rows.work(steps, guidance, pictures, seeds, lora is not None, path_pictures)

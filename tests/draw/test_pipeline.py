@@ -102,6 +102,10 @@ def test_steps_have_a_range_with_a_lora_and_a_wider_one_without() -> None:
     for steps in (0, 9):
         with pytest.raises(ValueError, match="from 1 to 8 with a few-step LoRA"):
             check_steps(steps)
+    check_steps(12, made_for=(4, 8, 12))
+    check_steps(5, made_for=(1,))
+    with pytest.raises(ValueError, match="from 1 to 12 with a few-step LoRA"):
+        check_steps(13, made_for=(4, 8, 12))
     check_steps(100, with_lora=False)
     with pytest.raises(ValueError, match="from 1 to 100 without a LoRA"):
         check_steps(101, with_lora=False)

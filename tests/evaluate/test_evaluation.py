@@ -14,7 +14,7 @@ from hypersd.draw.pipeline import Drawer, teacher_guidance
 from hypersd.evaluate import protocol, report
 from hypersd.evaluate.evaluation import run
 from hypersd.evaluate.eyes import Eyes
-from hypersd.evaluate.sets import Studio, draw
+from hypersd.evaluate.sets import Studio, chroma, draw
 from hypersd.lora import files
 from hypersd.lora.roles import Roles
 from tests.loras import write_lora
@@ -87,6 +87,11 @@ def studio(base, lora, scale, watchers, cache):
     return Studio(Drawer(base), Drawer(base, lora, scale), watchers, cache, {"base": "b", "lora": f"l {scale}"})
 
 
+def test_grey_has_no_chroma_and_red_all_of_it():
+    red = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(3, 2, 2)
+    assert chroma(torch.stack([red, torch.full((3, 2, 2), 0.7), 0.5 * red])).tolist() == [1.0, 0.0, 0.5]
+
+
 def test_a_lora_of_scale_0_gives_the_bases_row_exactly(tiny_base, lora, watchers, tmp_path):
     """And one of scale 1 does not, so that the comparison could fail."""
     seeds = protocol.seeds("develop", 1, 4)
@@ -94,7 +99,7 @@ def test_a_lora_of_scale_0_gives_the_bases_row_exactly(tiny_base, lora, watchers
     off = studio(tiny_base, lora, 0.0, watchers, tmp_path)
     base, nothing = (off.measure(plan, PROMPTS, seeds) for plan in (plain, tuned))
     same = base.keys() - {"seconds"}
-    assert same == {"features", "judged", "quality", "apart"}
+    assert same == {"features", "judged", "quality", "apart", "chroma"}
     assert all(torch.equal(base[name], nothing[name]) for name in same)
     off.tuned.roles.scale("lora", 1.0)
     assert not torch.allclose(base["features"].float(), measure_anew(off, tuned, seeds), atol=1e-2)
