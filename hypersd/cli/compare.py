@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from hypersd.cli.options import HIGHEST_SEED, OUTPUTS, check_png, find_lora, num
 
 if TYPE_CHECKING:
     from hypersd.draw.compare import Way
+    from hypersd.draw.pipeline import Settings
 
 
 def compare(
@@ -25,6 +27,10 @@ def compare(
     guidance: Annotated[
         float | None, typer.Option(help="Of the original. (default: what the LoRA was distilled with, else 5)")
     ] = None,
+    negative: Annotated[str, typer.Option(help="What not to draw; where nothing is guided it needs --nag.")] = "",
+    nag: Annotated[
+        float, typer.Option(help="How far from the negative prompt, such as 3, where nothing is guided; 1 is off.")
+    ] = 1.0,
     base: Annotated[str, typer.Option(help="emoji (bundled), toy, or a diffusers folder.")] = "emoji",
     scale: Annotated[float, typer.Option(help="Strength of the LoRAs.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, max=HIGHEST_SEED)] = 0,
@@ -47,6 +53,7 @@ def compare(
     ways = [way for name in methods for way in _ways(name, counts, base, guidance)]
     if reference:
         ways = [_original("original", reference, guidance), *ways]
+    ways = [replace(way, settings=_without(negative, nag, way.settings)) for way in ways]
     rows = [(prompt, seed + i) for prompt in wanted for i in range(count)]
     drawn = draw_ways(
         base,
@@ -99,6 +106,12 @@ def _ways(method: str, counts: list[int], base: str, guidance: float) -> list[Wa
     header = files.read(path)
     group = "distilled" if name == "bundled" else path.stem
     return [Way(f"{group}{ending}", settings_for(header, n, sampler or None), path) for n in counts]
+
+
+def _without(negative: str, nag: float, settings: Settings) -> Settings:
+    """Away from the negative prompt: by guidance where there is any, else by NAG."""
+    scale = nag if settings.guidance_scale == 1 else 1.0
+    return replace(settings, negative=negative, nag_scale=scale).checked()
 
 
 def _guidance(methods: list[str], base: str) -> float:

@@ -21,6 +21,7 @@ import hypersd
 from hypersd.cli import app
 from hypersd.draw import compare, png
 from hypersd.draw.compare import Way
+from hypersd.draw.sheet import Column, Sheet
 from tests.loras import write_lora
 
 ROOT = Path(hypersd.__file__).resolve().parent.parent
@@ -194,6 +195,18 @@ def test_compare_guides_the_original_as_its_lora_was_distilled(tiny_folder: Path
         assert {way.settings.guidance_scale for way in drawn if way.lora is None} == {guidance}
         assert [way.group for way in drawn[:2]] == ["original", "original, fewer steps"]
         assert len(drawn) == 1 + len(methods)
+
+
+def test_compare_leaves_out_what_the_negative_prompt_names(tiny_folder: Path, tiny_base, monkeypatch) -> None:
+    """By guidance where there is any, else by NAG."""
+    lora = write_lora(tiny_base, Path("x.safetensors").absolute())
+    drawn: list[Way] = []
+    monkeypatch.setattr(compare, "draw_ways", lambda base, ways, *rest, **more: drawn.extend(ways) or [])
+    monkeypatch.setattr(compare, "to_sheet", lambda *_: Sheet(["a"], [Column("", "")], [[Image.new("RGB", (8, 8))]]))
+    command = ["compare", "a fox", "--base", tiny_folder, "--method", lora, "--steps", 1, "--out", "x.png"]
+    run(*command, "--negative", "a hat", "--nag", 3)
+    assert [way.settings.negative for way in drawn] == ["a hat"] * 2
+    assert [(way.settings.guidance_scale, way.settings.nag_scale) for way in drawn] == [(5.0, 1.0), (1.0, 3.0)]
 
 
 def test_compare_reads_prompts_from_a_file(tiny_folder: Path) -> None:

@@ -30,6 +30,11 @@ RUNS = {
         *("draw.visited_share=1", "draw.end=visited", "draw.samplers=[ddim]", "draw.steps=[1, 2]"),
         "stages=[{segments: 1, iterations: 6}]",
     ],
+    "full": [
+        *(*CHANGES, "student=full", "losses={score: {updates: 2}}"),
+        *("draw.visited_share=1", "draw.end=visited", "draw.samplers=[ddim]", "draw.steps=[1]"),
+        *("sampler={name: ddim, first: 800, steps: [1]}", "stages=[{segments: 1, iterations: 6}]"),
+    ],
 }
 
 
@@ -87,9 +92,10 @@ def test_two_processes_end_where_one_does(apart, tmp_path):
     assert checkpoint.read(two).progress.stage == 2
 
 
-def test_an_opponent_is_shared_too(apart, tmp_path):
-    """Its network begins alike in both processes, and learns from the gradients of both."""
-    one, two = alone("opposed", tmp_path), apart / "opposed"
+@pytest.mark.parametrize("name", ["opposed", "full"])
+def test_an_opponent_and_a_whole_network_are_shared_too(apart, tmp_path, name):
+    """An opponent begins alike in both processes, and learns from the gradients of both."""
+    one, two = alone(name, tmp_path), apart / name
     expected, got = (checkpoint.read(folder).tensors for folder in (one, two))
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=1e-6)
