@@ -115,7 +115,7 @@ def load(where: str | Path = "emoji", device: str | torch.device | None = None, 
     path = folder(where)
     family = import_module(f"hypersd.bases.{_family(path, str(where))}")
     found = family.load(path, device=device, source=str(where), **settings)
-    found.distilled = _distilled(path / ABOUT)
+    found.distilled = distilled(path)
     return found
 
 
@@ -144,7 +144,9 @@ def _family(path: Path, name: str) -> str:
     return FAMILY_OF_PIPELINE[pipeline]
 
 
-def _distilled(path: Path) -> Distilled | None:
+def distilled(where: Path) -> Distilled | None:
+    """What a diffusers folder says of how it was distilled; None for a base as others trained it."""
+    path = where / ABOUT
     if not path.is_file():
         return None
     facts = tensors.facts(path, REMEDY)

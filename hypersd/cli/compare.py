@@ -20,7 +20,9 @@ def compare(
     prompts_file: Annotated[Path | None, typer.Option(help="More prompts, one a line.")] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="original, bundled or a LoRA file, with /SAMPLER if not its own; repeat for more."),
+        typer.Option(
+            help="original, bundled, a LoRA or a distilled folder, with /SAMPLER if not its own; repeat for more."
+        ),
     ] = None,
     steps: Annotated[str, typer.Option(help="Of every method, with commas between.")] = "1,2,4,8",
     reference: Annotated[int, typer.Option(help="Steps of the guided original; 0 leaves it out.")] = 25,
@@ -95,17 +97,16 @@ def _original(group: str, steps: int, guidance: float, sampler: str = "ddim") ->
 def _ways(method: str, counts: list[int], base: str, guidance: float) -> list[Way]:
     """`original`, `bundled` or a file, perhaps with /tcd or /lcm behind it."""
     from hypersd.draw.compare import Way
-    from hypersd.draw.pipeline import settings_for
-    from hypersd.lora import files
+    from hypersd.draw.pipeline import made_by, settings_for
 
     name, sampler = _split(method)
     ending = f" ({sampler.upper()})" if sampler else ""
     path = _lora(name, base)
     if path is None:
         return [_original(f"original, fewer steps{ending}", n, guidance, sampler or "ddim") for n in counts]
-    header = files.read(path)
-    group = "distilled" if name == "bundled" else path.stem
-    return [Way(f"{group}{ending}", settings_for(header, n, sampler or None), path) for n in counts]
+    made = made_by(path)
+    group = "distilled" if name == "bundled" else _called(path)
+    return [Way(f"{group}{ending}", settings_for(made, n, sampler or None), path) for n in counts]
 
 
 def _without(negative: str, nag: float, settings: Settings) -> Settings:
@@ -114,14 +115,18 @@ def _without(negative: str, nag: float, settings: Settings) -> Settings:
     return replace(settings, negative=negative, nag_scale=scale).checked()
 
 
+def _called(path: Path) -> str:
+    """A file's name; of a folder, which is called `model` in every run, the run's too."""
+    return "/".join(path.resolve().parts[-2:]) if path.is_dir() else path.stem
+
+
 def _guidance(methods: list[str], base: str) -> float:
     """What the first of the LoRAs was distilled with."""
-    from hypersd.draw.pipeline import teacher_guidance
-    from hypersd.lora import files
+    from hypersd.draw.pipeline import made_by, teacher_guidance
 
     loras = (_lora(_split(method)[0], base) for method in methods)
     first = next((path for path in loras if path), None)
-    return teacher_guidance(files.read(first) if first else None)
+    return teacher_guidance(made_by(first) if first else None)
 
 
 def _split(method: str) -> tuple[str, str]:

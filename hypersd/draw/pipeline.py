@@ -96,6 +96,12 @@ class Drawer:
 
     @classmethod
     def load(cls, base: str = "emoji", lora: Path | None = None, scale: float = 1.0) -> Drawer:
+        """The folder of a distilled network may stand where a LoRA does: it draws instead of the base."""
+        if lora is not None and lora.is_dir():
+            made_by(lora)
+            if scale != 1:
+                raise ValueError(f"{lora} is a network of its own, which has no scale")
+            return cls(bases.load(lora))
         return cls(bases.load(base), lora, scale)
 
     def _load(self, path: Path, scale: float) -> None:
@@ -186,6 +192,15 @@ def bind(base: Base, cond: Cond, null: Cond, guidance_scale: float | Tensor, cod
 def told(t: Tensor, code: int | Tensor) -> Tensor:
     """The timestep that the network is told for t."""
     return (t - code).clamp(min=0)
+
+
+def made_by(path: Path) -> Made:
+    """What a LoRA's file, or the folder of a distilled network, says of how it was made and wants to be used."""
+    if not path.is_dir():
+        return files.read(path)
+    if (found := bases.distilled(path)) is None:
+        raise ValueError(f"{path} does not say how it was distilled (no {bases.ABOUT}): give a LoRA's file, or --base")
+    return found
 
 
 def usual_steps(made: Made | None) -> int:

@@ -75,11 +75,11 @@ def run(
     if path_pictures is None:
         path_pictures = min(PATH_PICTURES, pictures // 16)
     studio = open_studio(base, lora, scale, precision, cache, watchers, optional)
-    made = (studio.tuned or studio.plain).made
+    made = studio.tuned.made if studio.tuned else None
     for count in steps:
         check_steps(count, made_for=made.sampler.get("steps") or () if made else ())
     if guidance is None:
-        guidance = teacher_guidance(studio.tuned.lora if studio.tuned else None)
+        guidance = teacher_guidance(made)
     total = rows.work(steps, guidance, pictures, seeds, lora is not None, path_pictures)
     meter = rows.Meter(progress, total)
     job = rows.Job(studio, split, drawn, own, seeds, tuple(steps), guidance, path_pictures, meter)
@@ -120,7 +120,7 @@ def open_studio(
     watchers: Eyes | None = None,
     optional: bool = True,
 ) -> Studio:
-    """The base with and without its LoRA, both on one network, named by their weights' sha256.
+    """The base with and without its LoRA, both on one network, or with another in its place; named by sha256.
 
     Unless given, those who watch are on the base's device.
     """
@@ -132,7 +132,11 @@ def open_studio(
         identity["precision"] = precision
     if lora is not None:
         identity |= {"lora": weights_digest(lora), "scale": f"{scale:g}"}
-    plain, tuned = Drawer(loaded), Drawer(loaded, lora, scale) if lora else None
+    plain, tuned = Drawer(loaded), None
+    if lora is not None:
+        tuned = Drawer.load(base, lora, scale) if lora.is_dir() else Drawer(loaded, lora, scale)
+        network: Any = tuned.base
+        network.autocast = loaded.autocast
     return Studio(plain, tuned, watchers or eyes.load(cache, loaded.device, optional), cache, identity)
 
 

@@ -58,7 +58,7 @@ def measure(which: Paths, plans: Sequence[Plan]) -> Errors:
     file = which.file("json", plans=labels, weights=which.studio.identity)
 
     def make() -> None:
-        with float32(which.studio.base):
+        with float32(which.studio.base), float32(which.studio.tuned.base if which.studio.tuned else None):
             write_bytes(file, json.dumps(_measure(which, plans)).encode())
 
     sharing.have(file, make)
@@ -100,7 +100,7 @@ def jumpers(studio: Studio, guidance: float) -> dict[str, tuple[Drawer, float]]:
         "base, guidance 1": (studio.plain, 1.0),
     }
     tuned = studio.tuned
-    return {**found, "LoRA": (tuned, protocol.own_guidance(tuned.lora))} if tuned else found
+    return {**found, "LoRA": (tuned, protocol.own_guidance(tuned.made))} if tuned else found
 
 
 def _final(base: Base, student: Student, path: fidelity.Path, plan: Plan, seeds: Sequence[int]) -> float:
@@ -130,7 +130,7 @@ def playing(drawer: Drawer, prompts: Sequence[str], guidance: float) -> Iterator
 @contextmanager
 def float32(base: Any) -> Iterator[None]:
     """No autocast inside: path errors of a good student are as small as bf16's own."""
-    before = getattr(base, "autocast", None)
+    before = getattr(base, "autocast", None)  # None too where there is no base
     if before is not None:
         base.autocast = None
     try:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hypersd.draw.pipeline import Settings, settings_for
+from hypersd.draw.pipeline import Made, Settings, settings_for
 from hypersd.evaluate.captions import SPLITS
 from hypersd.evaluate.solvers import SCHEDULERS
-from hypersd.lora.files import LoraFile
 
 TEACHER_STEPS = 25
 HARD_STEPS = 4
@@ -55,17 +54,21 @@ def hard(guidance: float) -> Plan:
     return plan(HARD_STEPS, "ddim", guidance)
 
 
-def students(steps: Sequence[int], lora: LoraFile | None = None) -> list[Plan]:
-    """As the LoRA's header says: its guidance, and its sampler with its settings among the others."""
-    own = lora.sampler.get("name", "ddim") if lora else "ddim"
-    names = dict.fromkeys([*STUDENT_SAMPLERS, own])
-    guidance = own_guidance(lora)
-    return [Plan(settings_for(lora, n, name, guidance_scale=guidance), lora=True) for n in steps for name in names]
+def students(steps: Sequence[int], made: Made | None = None) -> list[Plan]:
+    """As the LoRA's header says: its guidance, and its sampler with its settings among the others.
+
+    A network that is told another first timestep than it begins at has no other sampler.
+    """
+    header = made.sampler if made else {}
+    own = header.get("name", "ddim")
+    names = [own] if "first" in header else list(dict.fromkeys([*STUDENT_SAMPLERS, own]))
+    guidance = own_guidance(made)
+    return [Plan(settings_for(made, n, name, guidance_scale=guidance), lora=True) for n in steps for name in names]
 
 
-def own_guidance(lora: LoraFile | None) -> float:
+def own_guidance(made: Made | None) -> float:
     """What a LoRA's header says it is drawn with."""
-    return settings_for(lora, 1).guidance_scale if lora else 1.0
+    return settings_for(made, 1).guidance_scale if made else 1.0
 
 
 def at_steps(steps: int, guidance: float) -> list[Plan]:

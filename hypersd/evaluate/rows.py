@@ -77,7 +77,7 @@ def measure(job: Job, real: Real) -> Report:
     others, selection = undistilled(job, ruler)
     plans = [("teacher", teacher), *others]
     if job.studio.tuned:
-        plans += [("distilled", plan) for plan in protocol.students(job.steps, job.studio.tuned.lora)]
+        plans += [("distilled", plan) for plan in protocol.students(job.steps, job.studio.tuned.made)]
     rows = [row(job, ruler, role, plan) for role, plan in plans]
     errors, ways = path_errors(job, [plan for _, plan in plans[1:]])
     rows = [with_path(found, errors.get(plan.label)) for found, (_, plan) in zip(rows, plans, strict=True)]

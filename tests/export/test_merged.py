@@ -6,8 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from typer.testing import CliRunner
 
@@ -16,6 +18,8 @@ from hypersd.bases.sd15 import ddim_config
 from hypersd.cli import app
 from hypersd.draw import png
 from hypersd.draw.pipeline import Drawer, settings_for, start, usual_steps
+from hypersd.evaluate import evaluation, protocol
+from hypersd.evaluate.eyes import Eyes
 from hypersd.export import merged
 from hypersd.lora import files, network
 
@@ -131,6 +135,22 @@ def test_a_damaged_description_is_one_line(folder):
             bases.load(folder, "cpu")
 
 
+def test_it_stands_where_a_lora_can(folder, tiny_folder, tmp_path):
+    """And draws instead of the base, in the one way that it was made for."""
+    nobody = object.__new__(Eyes)  # looks at nothing here
+    studio = evaluation.open_studio(str(tiny_folder), folder, 1.0, "fp32", tmp_path, nobody)
+    (plan,) = protocol.students([1], studio.tuned.made)
+    assert plan.settings == settings_for(bases.distilled(folder), 1)
+    drawn = studio.drawer(plan).draw(["a fox"], [1], plan.settings)
+    assert torch.equal(drawn, Drawer.load(str(folder)).draw(["a fox"], [1], plan.settings))
+    assert not torch.allclose(drawn, studio.plain.draw(["a fox"], [1], plan.settings), atol=1e-2)
+    assert studio.identity["lora"] != studio.identity["base"]
+    with pytest.raises(ValueError, match="has no scale"):
+        Drawer.load(str(tiny_folder), folder, 0.5)
+    with pytest.raises(ValueError, match=r"does not say how it was distilled \(no hypersd.json\)"):
+        Drawer.load(str(tiny_folder), tiny_folder)
+
+
 def run(*arguments: object, code: int = 0) -> str:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, result.output
@@ -172,3 +192,9 @@ sample_prompts: [a fox]
     assert "is not a diffusers folder" in run("sample", "a fox", "--base", "runs/one", code=2)
     assert run("train", "one.yaml", "--resume").splitlines()[-1] == "runs/one/model"
     assert "no teacher: set base to" in run("train", "one.yaml", "base=runs/one/model", "--out", "two", code=2)
+    run("sample", "a fox", "--base", tiny_folder, "--lora", "runs/one/model", "--steps", 1, "--out", "same.png")
+    run("sample", "a fox", "--base", "runs/one/model", "--steps", 1, "--out", "fox.png")
+    pictures = [np.asarray(Image.open(name)) for name in ("fox.png", "same.png")]
+    assert np.array_equal(*pictures)
+    ways = ("--method", "runs/one/model", "--method", "original", "--steps", 1, "--reference", 2)
+    assert "one/model" in run("compare", "a fox", "--base", tiny_folder, *ways, "--out", "sheet.png")
