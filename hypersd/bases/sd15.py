@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hypersd import tensors
 from hypersd.bases import REMEDY, Cond, Distilled, no_bars, readable_weights
 from hypersd.diffusion.schedule import Schedule, from_config
+from hypersd.images import clamped
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
@@ -132,7 +133,7 @@ class SD15:
     def to_images(self, latents: Tensor) -> Tensor:
         config = self.vae.config
         latents = latents / config.scaling_factor + (config.shift_factor or 0.0)
-        return (self.vae.decode(latents.to(self.vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
+        return clamped(self.vae.decode(latents.to(self.vae.dtype)).sample.float() / 2 + 0.5)
 
     def pipeline(self) -> StableDiffusionPipeline:
         """A stock diffusers pipeline on these very networks, its DDIM scheduler trailing."""

@@ -41,6 +41,7 @@ def methods(
     steps: Steps = "1,2,4,8",
     pictures: Annotated[int, typer.Option(min=32, help="In a set.")] = 500,
     sets: Annotated[int, typer.Option(min=1, help="Sets of pictures for each run.")] = 1,
+    optional: Annotated[bool, typer.Option(help="Also ask ResNet50 and LPIPS, where they were fetched: slow.")] = False,
     changes: Changes = None,
     recipes: Recipes = Path("recipes"),
     runs: Runs = Path("runs/methods"),
@@ -61,7 +62,7 @@ def methods(
     for recipe in asked:
         for count in counts:
             check_steps(count, made_for=recipe.sampler.steps)
-    evaluate: dict[str, Any] = {"pictures": pictures, "seeds": sets, "optional": False}
+    evaluate: dict[str, Any] = {"pictures": pictures, "seeds": sets, "optional": optional}
     evaluate["command"] = shlex.join(["hypersd", *sys.argv[1:]])
     for recipe in asked:
         run = Run(recipe, out, runs)

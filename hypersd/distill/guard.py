@@ -32,11 +32,16 @@ class Guard:
     watched: Watched | None = None
     losses: list[float] = field(default_factory=list)
     scores: list[Mapping[str, float]] = field(default_factory=list)
+    opponents: dict[str, list[float]] = field(default_factory=dict)
+    """What each opponent's loss began with."""
 
     def replay(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Takes up what a resumed stage had logged."""
         self.losses = [line["loss"] for line in lines]
         self.scores = [line["scores"] for line in lines if "scores" in line]
+        for line in lines[:SETTLE]:
+            for name, value in line.get("terms", {}).items():
+                self.opponents.setdefault(name, []).append(value)
 
     def wrong(self, terms: Mapping[str, float]) -> str:
         """What is wrong with an iteration's terms, in words; else nothing."""
@@ -46,6 +51,15 @@ class Guard:
         if len(began) == SETTLE and abs(loss) > EXPLODED * fmean(map(abs, began)) > 0:
             worst = max(terms, key=lambda name: abs(terms[name]))
             return f"the loss {worst!r} grew to {terms[worst]:.3g}, from {fmean(began):.3g} as the stage began"
+        return ""
+
+    def wrong_opponent(self, name: str, value: float) -> str:
+        """The same of an opponent's loss, which no sum hides: each has a size of its own."""
+        began = self.opponents.setdefault(name, [])
+        if len(began) < SETTLE:
+            began.append(value)
+        elif abs(value) > EXPLODED * fmean(map(abs, began)) > 0:
+            return f"the loss {name!r} grew to {value:.3g}, from {fmean(began):.3g} as the stage began"
         return ""
 
     def saw(self, loss: float, scores: Mapping[str, float]) -> None:

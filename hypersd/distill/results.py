@@ -17,16 +17,19 @@ NAMES = {"lora": "lora.safetensors", "full": "unet.safetensors"}
 BEST_NAME = "best.safetensors"
 
 
-def write(recipe: Recipe, base: Base, roles: Roles, path: Path, whole: bool = False) -> None:
-    """What was trained; the `whole` is its sum with the LoRA that it stands on."""
+def write(recipe: Recipe, base: Base, roles: Roles, path: Path, whole: bool = False, steps: int | None = None) -> None:
+    """What was trained; the `whole` is its sum with the LoRA that it stands on. `steps` if not as the recipe says."""
     state, about = roles.state(STUDENT), files.fingerprint(base.unet, base.schedule.prediction)
     values = resolve.published(recipe, resolve.lora_targets(recipe, base))
     usage = recipe.sampler.model_dump(mode="json")
+    if steps is not None:
+        usage |= {"steps": [steps], "hint": f"a stage of its training: {steps} steps"}
     dtype = torch.float16 if recipe.lora.dtype == "fp16" else torch.float32
     if recipe.student == "full":
         return network.write(path, state, about, values, usage, dtype)
-    shape = roles.shape(STUDENT)
+    shape = rank, alpha, _ = roles.shape(STUDENT)
     if whole and recipe.lora.beneath:
-        state = algebra.concatenate([resolve.lora_file(recipe.lora.beneath, base).weights, state], [1.0, 1.0])
+        below = resolve.lora_file(recipe.lora.beneath, base).weights  # of alpha = rank, as every file is read
+        state = algebra.concatenate([below, state], [1.0, alpha / rank])
         shape = (algebra.rank_of(state), algebra.rank_of(state), tuple(sorted(files.layers(state))))
     return files.write(path, state, shape, about, values, usage, dtype)

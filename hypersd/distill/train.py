@@ -96,6 +96,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None
         if resume and not saved:
             warnings.warn(f"there is nothing to resume in {out}: the run begins anew", stacklevel=2)
         _tidy(run, progress)
+    run.accelerator.wait_for_everyone()  # what others read of the log is trimmed
     for index in range(progress.stage, len(recipe.stages)):
         first = progress.iteration if index == progress.stage else 0
         stage = _begin(run, index, fresh=first == 0)
@@ -127,6 +128,7 @@ def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
         below = resolve.lora_file(recipe.lora.beneath, base)
         roles.add(BENEATH, below.rank, below.targets)
         roles.load(BENEATH, below.weights)
+        roles.freeze(BENEATH)
     if start := resolve.start(recipe, base, roles):
         roles.load(STUDENT, start)
     if recipe.gradient_checkpointing:
@@ -205,7 +207,7 @@ def _run_stage(run: Run, stage: StageParts, first: int) -> None:
             run.watch.note(f"samples: {draw_strip(run.base, run.roles, playing, every, run.out, stage.index, done)}")
         if done % every.checkpoint_every == 0 and done < iterations:
             _save(run, Progress(stage.index, done), stage)
-    _write(run, _stage_file(run, stage.index))
+    _write(run, _stage_file(run, stage.index), steps=_steps_of(run, stage))
     _save(run, Progress(stage.index + 1, 0))
 
 
@@ -222,6 +224,8 @@ def _iterate(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
             norm = opponent.step(iteration, run.accelerator)
             wrong = _infinite(f"the gradient of the opponent of {name}", norm)
             _check(run, stage, iteration, wrong, f"lr in losses.{name}")
+        grown = stage.guard.wrong_opponent(term := f"{name}, opponent", terms[term])
+        _check(run, stage, iteration, grown, f"lr in losses.{name}")
     _check(run, stage, iteration, _infinite("the gradient", stage.student.step(iteration, run.accelerator)))
     if stage.nets.target == TARGET:
         run.roles.follow(TARGET, STUDENT, stage.recipe.ema or 0.0)
@@ -345,8 +349,13 @@ def _save(run: Run, progress: Progress, stage: StageParts | None = None) -> None
         checkpoint.write(run.out, progress, values, run.roles, list(run.kept), optimisers, networks)
 
 
-def _write(run: Run, path: Path, whole: bool = False) -> Path:
+def _steps_of(run: Run, stage: StageParts) -> int | None:
+    """In how many steps a stage's student draws, if not as the last one does: a step a segment."""
+    return None if stage.segments.k == run.recipe.stages[-1].segments else stage.segments.k
+
+
+def _write(run: Run, path: Path, whole: bool = False, steps: int | None = None) -> Path:
     if run.accelerator.is_main_process:
-        results.write(run.recipe, run.base, run.roles, path, whole)
+        results.write(run.recipe, run.base, run.roles, path, whole, steps)
         run.watch.note(f"wrote {path}")
     return path

@@ -8,6 +8,7 @@ writes the page between its markers anew from the JSON files in the folder.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,11 @@ def markdown(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def _summary(runs: Sequence[dict[str, Any]]) -> str:
-    about, seeds = runs[0]["about"], {run["recipe"]["seed"] for run in runs}
-    flag = f"**{len(seeds)} seed{'s' * (len(seeds) > 1)} a method: a look, not a result.** " if len(seeds) < 3 else ""
-    budget = f"about {about['forward_equivalents']:,} forward-equivalents a run"
+    about, seeds = runs[0]["about"], Counter(run["recipe"]["name"] for run in runs)
+    least = min(seeds.values())
+    flag = "" if least >= 3 else f"**{least} seed{'s' * (least > 1)} of some methods: a look, not a result.** "
+    spent = [run["about"]["forward_equivalents"] for run in runs]
+    budget = f"{min(spent):,} to {max(spent):,} forward-equivalents a run"
     return f"{flag}{budget}; {about['pictures']} pictures a set, split `{about['split']}`; {about['machine']}."
 
 

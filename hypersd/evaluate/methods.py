@@ -21,12 +21,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from hypersd import bases
 from hypersd.atomic import write_json
 from hypersd.distill import log
 from hypersd.distill.train import train
 from hypersd.distill.watch import Silent, Watcher
 from hypersd.evaluate import evaluation, rows
 from hypersd.evaluate.report import Report
+from hypersd.export import merged
+from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe, parse
 
 BACKWARD = 2
@@ -36,15 +39,16 @@ POOLS = ("pool-*.safetensors", "paths-*.safetensors")
 
 @dataclass
 class Counter:
-    """Samples that went through the network that roles play on."""
+    """Samples that went through the network that roles play on, more for a pass that a gradient is taken through."""
 
     evaluations: int = 0
 
     @contextmanager
     def counting(self) -> Iterator[Counter]:
         def seen(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if hasattr(module, "peft_config"):
-                self.evaluations += len(inputs[0]) * (1 + BACKWARD * torch.is_grad_enabled())
+            if roles := Roles.of.get(module):
+                learns = torch.is_grad_enabled() and bool(roles.playing or inputs[0].requires_grad)
+                self.evaluations += len(inputs[0]) * (1 + BACKWARD * learns)
 
         hook = nn.modules.module.register_module_forward_pre_hook(seen)
         try:
@@ -113,10 +117,13 @@ def at_budget(recipe: Recipe, costs: Sequence[int], budget: int) -> Recipe:
     return parse({**recipe.model_dump(mode="json"), "stages": stages})
 
 
-def lora_for(run: Run, steps: int) -> Path | None:
-    """The file that draws in so many steps: the last one, or that of the last stage with as many segments."""
+def drawing(run: Run, steps: int) -> Path | None:
+    """What draws in so many steps: the last LoRA or network, or the LoRA of the last stage with as many segments."""
+    full = run.recipe.student == "full"
     if steps in run.recipe.sampler.steps:
-        return run.folder / "lora.safetensors"
+        return run.folder / ("model" if full else "lora.safetensors")
+    if full:
+        return None
     stages = [index for index, stage in enumerate(run.recipe.stages) if stage.segments == steps]
     return run.folder / f"stage{stages[-1] + 1}-{steps}segments.safetensors" if stages else None
 
@@ -124,31 +131,53 @@ def lora_for(run: Run, steps: int) -> Path | None:
 def bench(
     run: Run, budget: int, steps: Sequence[int], watch: Watcher, progress: rows.Progress, **evaluate: Any
 ) -> bool:
-    """Trains and measures one run, and writes its file. False if that was there already."""
+    """Trains and measures one run, and writes its file. False if that was there already.
+
+    Raises ValueError for a recipe that draws in none of the steps, and where the file holds something else.
+    """
+    asked = {"budget": budget, "recipe": run.recipe.model_dump(mode="json")}
     if run.file.is_file():
+        _check_same(run.file, asked)
         return False
+    files = drawn_by(run, steps)
+    if not files:
+        raise ValueError(f"{run.recipe.name} makes nothing that draws in {' or '.join(map(str, steps))} steps")
     pools = run.runs / "pools"
     costs = cost(run.recipe, pools, watch)
     recipe = at_budget(run.recipe, costs, budget)
     link(pools, run.folder)
     started = time.perf_counter()
-    train(recipe, run.folder, resume=(run.folder / log.NAME).is_file(), watch=watch)
+    trained = train(recipe, run.folder, resume=(run.folder / log.NAME).is_file(), watch=watch)
+    if recipe.student == "full" and recipe.base != "toy":
+        merged.write(trained, bases.folder(recipe.base), run.folder / "model")
     minutes = round((time.perf_counter() - started) / 60, 1)
     reports = [
         evaluation.run(recipe.base, file, None, steps=counts, progress=progress, **evaluate)
-        for file, counts in drawn_by(run, steps).items()
+        for file, counts in files.items()
     ]
     spent = sum(each * stage.iterations for each, stage in zip(costs, recipe.stages, strict=True))
     about = {"forward_equivalents": spent, "train_minutes": minutes, **reports[0].about}
-    write_json(run.file, {**_found(reports), "recipe": recipe.model_dump(mode="json"), "about": about})
+    measured = {**_found(reports), "recipe": recipe.model_dump(mode="json"), "about": about}
+    write_json(run.file, {**measured, "asked": asked})
     return True
+
+
+def _check_same(file: Path, asked: dict[str, Any]) -> None:
+    """Whether a result is that of this recipe and budget. Raises ValueError if not."""
+    before = json.loads(file.read_text()).get("asked", asked)
+    theirs, mine = ({"budget": each["budget"], **each["recipe"]} for each in (before, asked))
+    if differs := [key for key in mine if mine[key] != theirs.get(key)]:
+        raise ValueError(
+            f"{file} is of another run ({', '.join(differs)} differ{'s' * (len(differs) == 1)}); "
+            "delete it, or give --out and --runs of their own"
+        )
 
 
 def drawn_by(run: Run, steps: Sequence[int]) -> dict[Path, list[int]]:
     """Which file draws in which of these numbers of steps."""
     found: dict[Path, list[int]] = {}
     for n in steps:
-        if file := lora_for(run, n):
+        if file := drawing(run, n):
             found.setdefault(file, []).append(n)
     return found
 
@@ -172,6 +201,8 @@ def link(source: Path, target: Path) -> None:
 def _same(file: Path, other: Path) -> None:
     try:
         os.link(file, other)
+    except FileExistsError:  # another process was faster
+        pass
     except OSError:  # another disk
         shutil.copy(file, other)
 

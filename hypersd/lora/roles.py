@@ -13,7 +13,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -32,8 +33,12 @@ Place = tuple[nn.Module, str]
 class Roles:
     """The roles of one network. Outside `play` the network is the teacher."""
 
+    of: ClassVar[WeakKeyDictionary[nn.Module, Roles]] = WeakKeyDictionary()
+    """Every network's, for whoever counts its passes."""
+
     def __init__(self, net: nn.Module) -> None:
         self.net = net
+        Roles.of[net] = self
         self.playing: Playing = TEACHER
         self._ranks: dict[str, tuple[int, float, tuple[str, ...]]] = {}
         self._full: dict[str, dict[str, nn.Parameter]] = {}
@@ -41,6 +46,7 @@ class Roles:
         self.tuned: list[Any] = []
         """The layers that LoRAs are on."""
         self._folded: dict[Playing, dict[Place, Tensor]] = {}
+        self._frozen: set[str] = set()
 
     def add(self, role: str, rank: int, targets: Sequence[str], alpha: float | None = None, seed: int = 0) -> None:
         """A new LoRA that changes nothing yet (B = 0), fp32, trained or not as its optimiser decides."""
@@ -55,6 +61,12 @@ class Roles:
         self.tuned = [module for module in self.net.modules() if isinstance(module, BaseTunerLayer)]
         self._float32()
         self._show(self.playing)
+
+    def freeze(self, role: str) -> None:
+        """The role gets no gradient any more."""
+        self._frozen.add(role)
+        for parameter in self.parameters(role).values():
+            parameter.requires_grad_(False)
 
     def add_full(self, role: str) -> None:
         """A network of its own: every weight in fp32, the base's at first."""
@@ -173,6 +185,8 @@ class Roles:
             if "lora_" in name:
                 parameter.data = parameter.data.float()
                 parameter.requires_grad_(True)
+        for role in self._frozen:
+            self.freeze(role)
 
 
 def _own(net: nn.Module) -> Iterator[tuple[Place, tuple[str, nn.Parameter]]]:

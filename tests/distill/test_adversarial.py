@@ -185,8 +185,9 @@ def test_a_pair_is_seen_from_where_it_began(tiny_base):
     loss, heads, nets = opened(tiny_base, of="jump", pair=True)
     batch = batch_of(tiny_base)
     x_t, t = loss.noised(batch.x0, batch.end, batch, nets)
-    votes = loss.votes(x_t, t, batch, nets, heads.choose(batch.shared))
-    elsewhere = loss.votes(x_t, t, replace(batch, x_t=batch.x0), nets, [0] * len(heads.pools))
+    elsewhere = replace(batch, x_t=batch.x0)
+    votes = loss.votes(x_t, t, batch, nets, heads.choose(batch.shared), loss.begun(batch, nets))
+    elsewhere = loss.votes(x_t, t, elsewhere, nets, [0] * len(heads.pools), loss.begun(elsewhere, nets))
     assert not any(torch.allclose(a, b) for a, b in zip(votes, elsewhere, strict=True))
     loss.student(batch, nets).backward()
     assert any(p.grad.abs().max() > 0 for p in nets.roles.parameters(STUDENT).values() if p.grad is not None)
@@ -234,7 +235,7 @@ def test_r1_is_how_much_a_vote_on_the_real_changes(tiny_base):
     shaken = real + 0.5 * noise(batch)
     changed = [
         (a - b).square().mean()
-        for a, b in zip(*(loss.votes(x, t, batch, nets, chosen) for x in (real, shaken)), strict=True)
+        for a, b in zip(*(loss.votes(x, t, batch, nets, chosen, []) for x in (real, shaken)), strict=True)
     ]
     assert values[3.0] - values[0.0] == pytest.approx(3.0 * float(torch.stack(changed).mean()), rel=1e-4)
     assert values[3.0] > values[0.0]

@@ -125,12 +125,16 @@ def test_it_stops_where_it_was_asked_to_and_a_resumed_run_too(tmp_path):
         train(made, tmp_path / "run", resume=True)
 
 
-def test_what_is_trained_on_a_lora_becomes_one_with_it(tiny_folder, tmp_path):
+@pytest.mark.parametrize("alpha", [None, 6])
+def test_what_is_trained_on_a_lora_becomes_one_with_it(tiny_folder, tmp_path, alpha):
     """The finished LoRA stays as it is, the result draws as both, and the stage's file is the new one alone."""
     values = {**RECIPE, "base": str(tiny_folder), "data": {"kind": "prompts", "pool": 8, "steps": 2}, "batch": 4}
     values |= {"losses": {"consistency": {}}, "stages": [{"segments": 1, "iterations": 3}]}
     first = train(recipe.parse({**values, "lora": {"rank": 2, "dtype": "fp32"}}), tmp_path / "first")
-    above = {"lora": {"rank": 3, "dtype": "fp32", "beneath": str(first)}, "losses": {"feedback": SETTINGS}}
+    above = {
+        "lora": {"rank": 3, "alpha": alpha, "dtype": "fp32", "beneath": str(first)},
+        "losses": {"feedback": SETTINGS},
+    }
     made = recipe.parse({**values, **above})
     result = files.read(train(made, tmp_path / "second"))
     alone = files.read(tmp_path / "second" / "stage1-1segments.safetensors")

@@ -34,6 +34,18 @@ def test_an_explosion_is_measured_by_how_the_stage_began():
     assert "the loss 'rollout' grew to 6e+03, from 0.5" in guard.wrong({"rollout": 6e3, "score": 1.0})
 
 
+def test_an_opponent_explodes_by_its_own_measure():
+    """The sum of the student's terms may be a million times as large."""
+    guard = Guard()
+    for _ in range(20):
+        assert guard.wrong_opponent("score, opponent", 0.5) == ""
+    assert guard.wrong_opponent("score, opponent", 4e3) == ""
+    assert "the loss 'score, opponent' grew to 6e+03, from 0.5" in guard.wrong_opponent("score, opponent", 6e3)
+    again = Guard()
+    again.replay([{"loss": 1.0, "terms": {"score, opponent": 0.5}}] * 30)
+    assert again.wrong_opponent("score, opponent", 6e3) == guard.wrong_opponent("score, opponent", 6e3)
+
+
 def test_one_who_rises_while_another_falls_is_noticed():
     assert after((0.1, 0.5), (0.3, 0.6)).fooled() == ""
     assert after((0.1, 0.5), (0.3, 0.6), (0.5, 0.4)).fooled().startswith("b fell from 0.615 to 0.415 while a rose")

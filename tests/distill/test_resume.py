@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from hypersd import recipe
 from hypersd.distill import checkpoint
+from hypersd.distill.losses import score as opponent
 from hypersd.distill.step import tscd
 from hypersd.distill.train import train
 from tests.distill.killer import RECIPE
@@ -105,10 +106,38 @@ def test_resuming_a_finished_run_changes_nothing(short):
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
+OPPOSED = {
+    "draw": {"visited_share": 1.0, "samplers": ["ddim"], "steps": [1, 2], "end": "visited"},
+    "losses": {"score": {"updates": 2}},
+    "micro_batch": None,
+}
+
+
 def test_a_loss_that_explodes_stops_the_run_and_says_where(tmp_path):
     made = recipe.parse({**RECIPE, "optimiser": {"lr": 1e30, "max_norm": 1e30}})
     with pytest.raises(FloatingPointError, match=r"stage 1 at iteration .*lower optimiser.lr"):
         train(made, tmp_path / "run")
+
+
+def test_an_opponent_that_explodes_stops_it_too(tmp_path, monkeypatch):
+    made = recipe.parse({**RECIPE, **OPPOSED, "stages": [{"segments": 1, "iterations": 40}]})
+    learn, calls = opponent.Loss.opponent, []
+
+    def exploding(self, batch, nets):
+        calls.append(batch)
+        return learn(self, batch, nets) * (1e9 if len(calls) > 60 else 1.0)
+
+    monkeypatch.setattr(opponent.Loss, "opponent", exploding)
+    with pytest.raises(FloatingPointError, match=r"'score, opponent' grew .* a lower lr in losses.score"):
+        train(made, tmp_path / "run")
+
+
+def test_a_stages_file_says_in_how_many_steps_it_draws(tmp_path):
+    stages = [{"segments": k, "iterations": 1} for k in (8, 4, 1, 1)]
+    train(recipe.parse({**RECIPE, "sampler": {"steps": [1, 2]}, "stages": stages}), tmp_path)
+    names = {"stage1-8segments": [8], "stage2-4segments": [4], "stage3-1segments": [1, 2], "lora": [1, 2]}
+    said = {name: json.loads(contents(tmp_path / f"{name}.safetensors")[1]["hyper.sampler"]) for name in names}
+    assert {name: usage["steps"] for name, usage in said.items()} == names
 
 
 def test_micro_batches_change_nothing(tmp_path):

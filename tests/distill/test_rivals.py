@@ -111,16 +111,22 @@ def test_losses_take_their_golden_course(trained, name):
         assert 1 / most < sum(map(sum, got[term])) / sum(map(sum, stages)) < most
 
 
-def rows() -> dict[str, list[str]]:
-    """The table of recipes/README.md, by recipe."""
-    found = re.findall(r"^\| \[(\w+)\]\(\w+\.yaml\) \| (.*) \|$", (RECIPES / "README.md").read_text(), re.MULTILINE)
+FIRST, SMALLER = r"\[(\w+)\]\(\w+\.yaml\)", r"`(\w+)`"
+"""How a row of either table begins."""
+
+
+def rows(begins: str = FIRST) -> dict[str, list[str]]:
+    """A table of recipes/README.md, by recipe."""
+    found = re.findall(rf"^\| {begins} \| (.*) \|$", (RECIPES / "README.md").read_text(), re.MULTILINE)
     return {name: cells.split(" | ") for name, cells in found}
 
 
 def said(values) -> str:
     """A field over the stages, once where it is the same in all."""
     words = [str(value) for value in values]
-    return words[0] if len(set(words)) == 1 else ", ".join(words)
+    if len(set(words)) == 1:
+        return words[0]
+    return "; ".join(words) if any(", " in word for word in words) else ", ".join(words)
 
 
 @pytest.mark.parametrize("name", rows())
@@ -135,6 +141,20 @@ def test_the_table_is_what_the_recipes_say(name):
     assert sampler == made.sampler.name
     told = [[words(*loss) for loss in stage.losses.items()] for stage in stages]
     assert [", ".join(each) for each in dict.fromkeys(map(tuple, told))] == losses.split("; then ")
+
+
+@pytest.mark.parametrize("name", rows())
+def test_the_smaller_differences_are_told_too(name):
+    made = recipe.load(RECIPES / f"{name}.yaml")
+    stages = [made.at(index) for index in range(len(made.stages))]
+    assert rows(SMALLER)[name] == [
+        said(stage.losses.get("consistency", {}).get("distance", "none") for stage in stages),
+        said(f"{stage.optimiser.lr:g}, {stage.optimiser.betas[0]:g}" for stage in stages),
+        said(stage.teacher.substeps for stage in stages),
+        said(f"{stage.draw.visited_share:g}" for stage in stages),
+        said(" and ".join(stage.draw.samplers) if stage.draw.visited_share else "none" for stage in stages),
+        said(f"{stage.draw.pure_noise:g}" for stage in stages),
+    ]
 
 
 def words(name: str, settings: dict) -> str:

@@ -28,14 +28,22 @@ OPPONENTS = {
 }
 
 
+PAIRED = {"losses": {"consistency": {}, "adversarial": {"of": "jump", "real": "target", "pair": True}}}
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
         ({}, [8 * (1 + 1 + 3)] * 2),  # the teacher, the target, and the student with its gradient
         ({"teacher": {"guidance": [5, 5]}}, [8 * (2 + 1 + 3)] * 2),  # guidance is two passes
         ({"teacher": {"guidance": [1, 1], "substeps": 4}}, [8 * (4 + 1 + 3)] * 2),
-        # Two jumps, both scores, D's view; then the fake score three times, and D's two views twice.
-        (OPPONENTS, [8 * (2 * 3 + 1 + 1 + 3 + 3 * 3 + 2 * (2 * 3))]),
+        # Two jumps, both scores, D's view; then the fake score three times, and D's two views twice, where nothing
+        # flows back through the network.
+        (OPPONENTS, [8 * (2 * 3 + 1 + 1 + 3 + 3 * 3 + 2 * 2)]),
+        # The student, the target, the teacher; D's view of where the jump lands, and of where it began; then the same
+        # jump for the heads: two views, and that of the beginning.
+        (PAIRED, [8 * (3 + 1 + 1 + 3 + 1 + 2 + 1)] * 2),
+        ({"student": "full"}, [8 * (1 + 1 + 3)] * 2),
     ],
 )
 def test_every_pass_of_an_update_is_counted(tmp_path, changed, expected):
@@ -93,6 +101,25 @@ def test_a_run_is_made_once_and_says_what_it_was(tmp_path, measured):
     assert len(measured) == 1
 
 
+def test_what_stands_there_of_another_run_is_not_taken_for_it(tmp_path, measured):
+    compare(tmp_path)
+    with pytest.raises(ValueError, match=r"toy-0.json is of another run \(budget differs\); delete it"):
+        compare(tmp_path, budget=900)
+
+
+def test_what_draws_in_none_of_the_steps_is_told_before_it_is_trained(tmp_path, measured):
+    made = recipe.parse({**TOY, "sampler": {"steps": [4]}, "stages": [{"segments": 4, "iterations": 9}]})
+    with pytest.raises(ValueError, match="toy makes nothing that draws in 1 or 8 steps"):
+        bench(Run(made, tmp_path / "out", tmp_path / "runs"), 800, (1, 8), Silent(), print, pictures=64)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_whole_network_is_drawn_with_by_its_folder(tmp_path):
+    made = recipe.parse({**TOY, "student": "full", "sampler": {"steps": [1]}})
+    run = Run(made, tmp_path, tmp_path)
+    assert drawn_by(run, (1, 8)) == {run.folder / "model": [1]}
+
+
 def test_an_interrupted_one_goes_on(tmp_path, measured):
     class Stop(Silent):
         def update(self, iteration, loss, lr):
@@ -117,6 +144,7 @@ def test_the_page_joins_the_seeds_of_a_method(tmp_path, measured):
     assert "| 1 | toy | ddim | 1 | 0.900 ± 0.000 |" in text
     assert "| 25 | base | ddim | 5 | 1.000 |" in text
     assert "a look, not a result" not in text
+    assert "800 to 800 forward-equivalents" in text
     assert "| toy | 2 | 15, 5 | 800 |" in text
     comparison.write_page(tmp_path / "out", page)
     assert page.read_text() == text

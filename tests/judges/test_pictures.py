@@ -39,6 +39,19 @@ def test_hps_pads_with_black_and_sees_the_whole_picture():
     assert pictures.padded(originals.pictures(1, 31, 90), 28).shape == (1, 3, 28, 28)
 
 
+def test_what_a_decoder_overshoots_can_come_back(tiny_base):
+    """Pictures are clamped, their gradient is not: a judge can mend what is burnt."""
+    latents = (
+        20 * torch.randn(1, *tiny_base.latent_shape(), generator=torch.Generator().manual_seed(0))
+    ).requires_grad_()
+    images = tiny_base.to_images(latents)
+    decoded = tiny_base.vae.decode(latents / tiny_base.vae.config.scaling_factor).sample / 2 + 0.5
+    assert ((decoded > 1) | (decoded < 0)).any()
+    torch.testing.assert_close(images, decoded.clamp(0, 1))
+    slopes = [torch.autograd.grad(pictures.sum(), latents)[0] for pictures in (images, decoded)]
+    torch.testing.assert_close(*slopes)
+
+
 def test_a_white_picture_has_a_gradient_everywhere():
     """A clamp would stop it wherever rounding lifts white above 1."""
     white = torch.ones(1, 3, 57, 57, requires_grad=True)

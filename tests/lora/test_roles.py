@@ -89,6 +89,18 @@ def mixed_loss(net, roles: Roles):
     return (student - target).square().mean() + (student * teacher).mean()
 
 
+def test_a_frozen_role_is_part_of_the_network_and_gets_no_gradient(roles):
+    roles.freeze("target")
+    roles.add("late", 2, LORA_TARGETS)  # which PEFT takes for an occasion to thaw the others
+    with roles.play("target", "student"):
+        both = call(roles.net)
+        both.square().mean().backward()
+    with roles.play("student"):
+        assert not torch.allclose(call(roles.net), both)
+    graded = {role: {p.grad is not None for p in roles.parameters(role).values()} for role in ROLES}
+    assert graded == {"student": {True}, "target": {False}, "fake": {False}}
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_equal_those_of_separate_networks(roles, checkpointing):
     from tests.conftest import make_unet

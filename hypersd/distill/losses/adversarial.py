@@ -30,6 +30,9 @@ from hypersd.distill.rollout import rollout
 from hypersd.distill.step import ROUTES, Batch, Latents, Nets, Timesteps, noise, noise_level, tscd
 from hypersd.recipe import Optimiser, Span, Strict, Weight
 
+Features = list[Tensor]
+"""A map of each depth."""
+
 
 class Settings(Strict):
     weight: Weight = 0.1
@@ -78,8 +81,9 @@ class Loss:
         """−D(fake), or −log σ(D(fake)): the mean over places, then over heads."""
         fake, end = self.fake(batch, nets)
         x_t, t = self.noised(fake, end, batch, nets)
+        begun = self.begun(batch, nets)
         with frozen(self.network):
-            votes = self.votes(x_t, t, batch, nets, self.network.choose(batch.shared))
+            votes = self.votes(x_t, t, batch, nets, self.network.choose(batch.shared), begun)
         hinge = self.settings.form == "hinge"
         return batch.now(self.settings.weight) * mean(-v if hinge else F.softplus(-v) for v in votes)
 
@@ -91,13 +95,13 @@ class Loss:
             fake, end = self.fake(batch, nets)
             x_t, t = self.noised(fake, end, batch, nets)
             real = self.noised(self.real(batch, nets), end, batch, nets, t)[0]
-        heads = self.network.choose(batch.shared)
-        of_real, of_fake = (self.votes(x, t, batch, nets, heads) for x in (real, x_t))
+        heads, begun = self.network.choose(batch.shared), self.begun(batch, nets)
+        of_real, of_fake = (self.votes(x, t, batch, nets, heads, begun) for x in (real, x_t))
         lost = _hinge if settings.form == "hinge" else F.softplus
         apart = mean(lost(-r) for r in of_real) + mean(lost(f) for f in of_fake)
         if settings.r1 == 0:
             return apart
-        shaken = self.votes(real + settings.r1_noise * noise(batch), t, batch, nets, heads)
+        shaken = self.votes(real + settings.r1_noise * noise(batch), t, batch, nets, heads, begun)
         return apart + settings.r1 * mean((a - b).square() for a, b in zip(of_real, shaken, strict=True))
 
     def fake(self, batch: Batch, nets: Nets) -> tuple[Latents, Timesteps]:
@@ -121,13 +125,21 @@ class Loss:
         t = noise_level(batch, self.settings.span, at) if t is None else t
         return renoise(nets.base.schedule, x, at, t, noise(batch)), t
 
-    def votes(self, x_t: Latents, t: Timesteps, batch: Batch, nets: Nets, heads: list[int]) -> list[Tensor]:
-        """Of these heads, on what the frozen base makes of x_t; with `pair` on where the jump began too."""
+    def begun(self, batch: Batch, nets: Nets) -> Features:
+        """With `pair`, what the frozen base makes of where the jump began."""
+        if not self.settings.pair:
+            return []
+        with torch.no_grad(), nets.roles.play():
+            return nets.base.features(batch.x_t, batch.t, batch.cond)
+
+    def votes(
+        self, x_t: Latents, t: Timesteps, batch: Batch, nets: Nets, heads: list[int], begun: Features
+    ) -> list[Tensor]:
+        """Of these heads, on what the frozen base makes of x_t, and of where the jump began."""
         with nets.roles.play():
             seen = nets.base.features(x_t, t, batch.cond)
-            if self.settings.pair:
-                begun = nets.base.features(batch.x_t, batch.t, batch.cond)
-                seen = [torch.cat(maps, 1) for maps in zip(seen, begun, strict=True)]
+        if begun:
+            seen = [torch.cat(maps, 1) for maps in zip(seen, begun, strict=True)]
         return self.network(seen, heads)
 
 

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from hypersd.images import clamped
+
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, of CLIP's data
 
 
@@ -34,8 +36,7 @@ def resized(images: Float[Tensor, "b 3 h w"], height: int, width: int) -> Float[
     if images.shape[-2:] == (height, width):
         return images
     found = F.interpolate(images, (height, width), mode="bicubic", align_corners=False, antialias=True)
-    # Bytes cannot overshoot as a cubic does. The gradient passes: rounding puts half of a white ground above 1.
-    return found + (found.clamp(0, 1) - found).detach()
+    return clamped(found)  # bytes cannot overshoot as a cubic does, which puts half of a white ground above 1
 
 
 def normalised(
