@@ -6,7 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors import safe_open
+from torch import Tensor
+
+from hypersd.distill import checkpoint
+from hypersd.distill.train import train
+from hypersd.distill.watch import Silent
+from hypersd.recipe import Recipe
 
 
 def contents(path: Path):
@@ -19,6 +26,27 @@ def losses(out: Path) -> list[tuple[int, int, float]]:
     """Stage, iteration and loss of each line of the log."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [(line["stage"], line["iteration"], line["loss"]) for line in lines]
+
+
+class Cut(Silent):
+    """Stops a run after so many updates."""
+
+    def __init__(self, updates: int) -> None:
+        self.updates = updates
+
+    def update(self, iteration: int, loss: float, lr: float) -> None:
+        if iteration == self.updates:
+            raise KeyboardInterrupt
+
+
+def whole_and_cut(made: Recipe, out: Path, updates: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The checkpoints of a run, and of the same run cut after so many updates and gone on with."""
+    train(made, out / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(made, out / "cut", watch=Cut(updates))
+    train(made, out / "cut", resume=True)
+    whole, cut = (checkpoint.read(out / name).tensors for name in ("whole", "cut"))
+    return whole, cut
 
 
 def curves(out: Path, window: int) -> dict[str, list[list[float]]]:

@@ -22,6 +22,7 @@ from hypersd.lora import files
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Draw
 from tests.distill.bold import BOLD, FAINT
+from tests.distill.runs import whole_and_cut
 
 SETTINGS = {"judges": {BOLD: {"target": 0.6, "weight": 2.0}}, "watch": {FAINT: {}}}
 
@@ -123,6 +124,16 @@ def test_it_stops_where_it_was_asked_to_and_a_resumed_run_too(tmp_path):
         train(made, tmp_path / "run")
     with pytest.raises(FloatingPointError, match="stopped: at iteration 19 of stage 1"):
         train(made, tmp_path / "run", resume=True)
+
+
+def test_a_run_goes_on_with_what_lies_beneath(tmp_path):
+    below = {**RECIPE, "losses": {"consistency": {}}, "stages": [{"segments": 1, "iterations": 2}]}
+    first = train(recipe.parse(below), tmp_path / "first")
+    above = {**RECIPE, "lora": {**RECIPE["lora"], "beneath": str(first)}, "checkpoint_every": 3}
+    made = recipe.parse({**above, "stages": [{"segments": 1, "iterations": 8}]})
+    whole, cut = whole_and_cut(made, tmp_path, updates=5)
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(tensor, cut[name]) for name, tensor in whole.items())
 
 
 @pytest.mark.parametrize("alpha", [None, 6])

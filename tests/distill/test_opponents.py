@@ -14,7 +14,12 @@ from hypersd.distill.watch import Silent
 from hypersd.lora import files
 from tests.distill import test_adversarial, test_score
 
-RUNS = [(test_score.RECIPE, FAKE), (test_adversarial.RECIPE, "network adversarial")]
+OF_JUMPS = {"losses": {"score": {"updates": 2, "trajectory": True}}}
+RUNS = [
+    (test_score.RECIPE, FAKE),
+    ({**test_score.RECIPE, **OF_JUMPS, "draw": {**test_score.RECIPE["draw"], "steps": [1, 2]}}, FAKE),
+    (test_adversarial.RECIPE, "network adversarial"),
+]
 
 
 class Stop(Silent):

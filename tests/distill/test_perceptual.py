@@ -22,6 +22,7 @@ from hypersd.distill.train import train
 from hypersd.judges.segmentation import dice
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Draw
+from tests.distill.runs import whole_and_cut
 
 ROUTES = [[999], [999, 666, 332]]
 CODE = 30
@@ -231,5 +232,10 @@ def test_drawings_come_to_show_what_the_pictures_showed(tiny_folder, tmp_path):
     latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     source = write(tmp_path / "latents.safetensors", latents, masks=(255 * discs(3, 64)[1:2]).byte().repeat(4, 1, 1, 1))
     train(recipe_of(source).model_copy(update={"base": str(tiny_folder)}), tmp_path / "run")
+    again = tmp_path / "again"
+    made = recipe_of(source).model_copy(update={"base": str(tiny_folder), "checkpoint_every": 2})
+    stage = made.stages[0].model_copy(update={"iterations": 4})
+    whole, cut = whole_and_cut(made.model_copy(update={"stages": (stage,)}), again, updates=3)
+    assert all(torch.equal(tensor, cut[name]) for name, tensor in whole.items())
     lost = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert sum(lost[-5:]) < 0.985 * sum(lost[:5])
