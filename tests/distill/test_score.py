@@ -11,7 +11,7 @@ from hypersd import bases, recipe
 from hypersd.bases.toy import Gaussian
 from hypersd.diffusion.segments import Segments
 from hypersd.distill import losses
-from hypersd.distill.losses.score import FAKE, Made
+from hypersd.distill.losses.score import FAKE, SLOTS, Made
 from hypersd.distill.randomness import generators
 from hypersd.distill.rollout import rollout
 from hypersd.distill.step import STUDENT, Nets, draw_batch, noise, noise_level
@@ -123,6 +123,45 @@ def test_the_fake_score_learns_the_score_of_what_was_made(toy, nets, t, end, mon
         with torch.no_grad():
             lost[factor] = float(loss.opponent(batch_of(toy, size), nets))
     assert lost[1.0] < min(lost[0.9], lost[1.1])
+
+
+def test_the_fake_score_of_a_trajectory_knows_each_number_of_steps(toy, nets, monkeypatch):
+    """Drawings in one step and in two are other pictures at the same τ, and no one score is right for both: at the
+    optimum of each, in closed form, either's loss is less than a little off it.
+    """
+    loss, size, spreads = losses.load("score", {"trajectory": True}), 512, torch.tensor([0.8, 0.4])
+    steps = (batch_of(toy, size).route >= 0).sum(1)
+    assert steps.unique().tolist() == [1, 2]
+    x = torch.randn(size, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * spreads[steps - 1].view(-1, 1, 1, 1)
+    monkeypatch.setattr(loss, "made", lambda batch, nets: made(x))
+    told = torch.arange(1000)
+    tau, which = told - told % SLOTS, (told % SLOTS).clamp(max=1)
+    alpha, sigma = (values[tau] for values in (toy.schedule.alpha, toy.schedule.sigma))
+    ratio = alpha / toy.schedule.alpha[0]
+    ideal = sigma / (ratio**2 * spreads[which] ** 2 + 1 - ratio**2)
+    state = nets.roles.state(FAKE)
+    a, b = sorted(state)
+
+    def lost(*factors: float) -> float:
+        apart = torch.tensor(factors)[which] * ideal - toy.unet.table(told)[:, 0]
+        nets.roles.load(FAKE, {a: apart.view_as(state[a]), b: torch.ones_like(state[b])})
+        with torch.no_grad():
+            return float(loss.opponent(batch_of(toy, size), nets))
+
+    least = lost(1.0, 1.0)
+    assert least < min(lost(0.9, 1.0), lost(1.1, 1.0), lost(1.0, 0.9), lost(1.0, 1.1))
+    monkeypatch.setattr(loss, "told", lambda tau, batch: tau)  # one score for both: of one step, of two, or between
+    assert least < min(lost(factor, 1.0) for factor in (0.6, 0.8, 1.0, 1.2, 1.5, 2.0))
+
+
+def test_every_landing_of_a_trajectory_has_a_level_between_its_ends(toy, nets):
+    loss, batch = losses.load("score", {"trajectory": True}), batch_of(toy, 256, routes=((999,), (999, 749, 249)))
+    landed = loss.made(batch, nets)
+    tau = loss.level(batch, (0.0, 1.0), landed)
+    assert ((landed.end <= tau) & (tau <= landed.t)).all()
+    told = loss.told(tau, batch)
+    assert torch.equal(told % SLOTS, (batch.route >= 0).sum(1) - 1)
+    assert torch.equal(told - told % SLOTS, tau)
 
 
 def test_each_phase_trains_its_own(toy, nets):

@@ -8,7 +8,8 @@ times σ²/α. Where the student's drawings are distributed as the teacher's, th
 The drawings are whole rollouts over every N that the recipe names (backward simulation), so `draw.visited_share`
 must be 1. The MSE that Hyper-SD adds for stability is the loss `rollout` beside this one.
 With `trajectory` not only their ends are held against the teacher but where each of their jumps lands, τ between
-its two ends (TDM, Luo et al. 2025): the whole way must be as likely, and the fake score learns each part of it.
+its two ends (TDM, Luo et al. 2025): the whole way must be as likely, and the fake score learns each part of it. Parts
+of drawings in other numbers of steps share a τ and are other pictures: the fake score is told which, in τ itself.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from hypersd.recipe import Optimiser, Span, Strict, Weight
 FAKE = "fake"
 LEAST = 1e-6
 """Of the normaliser."""
+SLOTS = 16
+"""With `trajectory`, every so many timesteps lies a τ, and what is told of it says the number of steps less one."""
 
 
 class Settings(Strict):
@@ -91,14 +94,26 @@ class Loss:
     def gradient(self, made: Made, batch: Batch, nets: Nets) -> Latents:
         """(x0_fake − x0_real) / mean|x0 − x0_real|, the mean over each sample, in float32."""
         base, given = nets.base, self.settings.guidance
-        tau = noise_level(batch, self.settings.span, made.end, made.t)
+        tau = self.level(batch, self.settings.span, made)
         x_t = renoise(base.schedule, made.x, made.end, tau, noise(batch))
         scale = batch.guidance if given is None else torch.full_like(batch.guidance, given or 1.0)
         with nets.roles.play():
             real, _ = bind(base, batch.cond, base.null(batch.cond), scale)(x_t, tau)
-        fake, _ = nets.predict(FAKE, x_t, tau, batch.cond)
+        fake, _ = nets.predict(FAKE, x_t, tau, batch.cond, self.told(tau, batch))
         away = (made.x0 - real).abs().flatten(1).mean(1).clamp(min=LEAST)
         return torch.nan_to_num((fake - real) / away.view(-1, 1, 1, 1))
+
+    def level(self, batch: Batch, span: Span, made: Made) -> Timesteps:
+        """τ of each sample, between the ends of its jump."""
+        tau = noise_level(batch, span, made.end, made.t)
+        if not self.settings.trajectory:
+            return tau
+        below = (tau - tau % SLOTS).clamp(max=(batch.total // SLOTS - 1) * SLOTS)  # with room for what is told
+        return torch.where(below < made.end, below + SLOTS, below)
+
+    def told(self, tau: Timesteps, batch: Batch) -> Timesteps | None:
+        """What the fake score is told instead of τ."""
+        return tau + (batch.route >= 0).sum(1) - 1 if self.settings.trajectory else None
 
     def opponent(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
         """The fake score's own training: the noise that carried x from `end` up to τ, of which ε_τ is a part.
@@ -108,11 +123,11 @@ class Loss:
         schedule = nets.base.schedule
         with torch.no_grad():
             made = self.made(batch, nets)
-            tau, eps = noise_level(batch, (0.0, 1.0), made.end, made.t), noise(batch)
+            tau, eps = self.level(batch, (0.0, 1.0), made), noise(batch)
             x_t = renoise(schedule, made.x, made.end, tau, eps)
             (alpha, sigma), (alpha_end, _) = schedule.at(tau, 4), schedule.at(made.end, 4)
             share = (1 - (alpha / alpha_end) ** 2).clamp(min=0).sqrt() / sigma
-        _, predicted = nets.predict(FAKE, x_t, tau, batch.cond)
+        _, predicted = nets.predict(FAKE, x_t, tau, batch.cond, self.told(tau, batch))
         return (share * predicted - eps).square().mean()
 
 
