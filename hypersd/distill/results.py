@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
+from torch import nn
 
+from hypersd import atomic
 from hypersd.bases import Base
 from hypersd.distill import resolve
 from hypersd.distill.step import STUDENT
@@ -15,6 +18,12 @@ from hypersd.recipe import Recipe
 
 NAMES = {"lora": "lora.safetensors", "full": "unet.safetensors"}
 BEST_NAME = "best.safetensors"
+
+
+def write_network(path: Path, network: nn.Module) -> None:
+    """What an opponent has learnt, such as a discriminator's heads, in a file of its own."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    atomic.write_bytes(path, save(state))
 
 
 def write(recipe: Recipe, base: Base, roles: Roles, path: Path, whole: bool = False, steps: int | None = None) -> None:

@@ -208,6 +208,9 @@ def _run_stage(run: Run, stage: StageParts, first: int) -> None:
         if done % every.checkpoint_every == 0 and done < iterations:
             _save(run, Progress(stage.index, done), stage)
     _write(run, _stage_file(run, stage.index), steps=_steps_of(run, stage))
+    if run.accelerator.is_main_process:
+        for name, network in stage.networks.items():
+            results.write_network(run.out / f"stage{stage.index + 1}-{name}.safetensors", network)
     _save(run, Progress(stage.index + 1, 0))
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from hypersd import bases, recipe
@@ -151,6 +152,11 @@ def test_it_trains_a_real_base_in_every_mode(tiny_folder, tmp_path, changed):
     plain, other = (
         files.read(train(recipe.load(path, mode), tmp_path / str(index))).weights for index, mode in enumerate(modes)
     )
+    heads = load_file(tmp_path / "0" / "stage1-adversarial.safetensors")
+    base = bases.load(tiny_folder, "cpu")
+    begun = losses.load("adversarial", recipe.parse(values).losses["adversarial"]).build(base, 0).state_dict()
+    assert {name: weight.shape for name, weight in heads.items()} == {k: v.shape for k, v in begun.items()}
+    assert any(not torch.equal(weight, begun[name]) for name, weight in heads.items())
     moved = sum(weight.square().sum() for name, weight in plain.items() if "lora_B" in name).sqrt()
     apart = sum((other[name] - weight).square().sum() for name, weight in plain.items() if "lora_B" in name).sqrt()
     assert moved > 0
