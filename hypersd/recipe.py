@@ -82,6 +82,8 @@ class Draw(Strict):
     samplers: tuple[str, ...] = Field(("ddim", "tcd"), min_length=1)
     steps: tuple[Steps, ...] = Field((1, 2, 4, 8), min_length=1)
     """Each is drawn equally often; one that is given twice, twice as often."""
+    eta: float = Field(0.0, ge=0, le=1)
+    """The most of TCD's η in whole drawings: half of them have none, the others' is uniform up to this."""
     pure_noise: float = Field(0.0, ge=0, le=1)
     """At t = T−1, the share of samples that start from pure noise, as sampling does (SNR there is not 0)."""
 

@@ -1,6 +1,7 @@
 """The student's own way to a picture, on the timesteps of a sample's route, gradients flowing all the way.
 
-It begins in noise, or in a clean latent noised to one of those timesteps.
+It begins in noise, or in a clean latent noised to one of those timesteps. With TCD's η it lands at ⌊(1 − η) s⌋, below
+the next timestep s, and is noised up to it again (strategic stochastic sampling, Zheng et al. 2024, §4.3).
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hypersd.diffusion.segments import NOWHERE
-from hypersd.diffusion.solver import jump
+from hypersd.diffusion.solver import jump, renoise
 from hypersd.distill.randomness import uniform
-from hypersd.distill.step import STUDENT, Batch, Latents, Nets, Timesteps
+from hypersd.distill.step import STUDENT, Batch, Latents, Nets, Timesteps, noise
 from hypersd.draw.pipeline import told
 
 
@@ -81,10 +82,20 @@ def follow(batch: Batch, nets: Nets, x: Latents, routes: Int[Tensor, "b r"]) -> 
             continue
         told_t = told(t[going], batch.codes[going])
         x0, eps = nets.predict(STUDENT, x[going], t[going], batch.cond[going], told_t)
-        landed = jump(nets.base.schedule, x0, eps, end[going])
-        jumps.append(Jump(going, t[going], end[going], x0, landed))
+        lands = _below(end, batch)[going]
+        landed = jump(nets.base.schedule, x0, eps, lands)
+        jumps.append(Jump(going, t[going], lands, x0, landed))
+        if batch.eta is not None:  # at −1 nothing is noised again
+            landed = renoise(nets.base.schedule, landed, lands, end[going], noise(batch)[going])
         x = x.index_put((going,), landed)
     return Rollout(tuple(jumps), x)
+
+
+def _below(end: Timesteps, batch: Batch) -> Timesteps:
+    """Where a jump to `end` lands."""
+    if batch.eta is None:
+        return end
+    return torch.where(end > 0, ((1 - batch.eta) * end).long(), end)
 
 
 def _steps(routes: Int[Tensor, "b r"]) -> Int[Tensor, " b"]:

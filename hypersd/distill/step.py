@@ -65,6 +65,8 @@ class Batch:
     """Of a step, `diffusion.grids.step_code`."""
     progress: float = 0.0
     """The share of the stage's iterations that are done."""
+    eta: Float[Tensor, " b"] | None = None
+    """TCD's η of each sample's drawing; None is 0."""
 
     def __len__(self) -> int:
         return len(self.t)
@@ -214,7 +216,8 @@ def draw_batch(
     else:
         eps, x_t = path[:, -1], pick_point(path, torch.where(pure, total - 1, t), total)
     scale = (low + (high - low) * u_guidance).float().to(base.device)
-    return Batch(x0, eps, x_t, t, s, end, cond, scale, route, path, total, rngs)
+    eta = draw.eta * (2 * uniform(rngs, 1)[0] - 1).clamp(min=0).float().to(base.device) if draw.eta else None
+    return Batch(x0, eps, x_t, t, s, end, cond, scale, route, path, total, rngs, eta=eta)
 
 
 def noise_level(batch: Batch, span: Span, end: Timesteps, t: Timesteps | None = None) -> Timesteps:

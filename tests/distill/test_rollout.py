@@ -7,12 +7,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from hypersd import bases
+from hypersd import bases, recipe
 from hypersd.diffusion.segments import Segments
 from hypersd.diffusion.solver import jump
-from hypersd.distill import losses, paths
+from hypersd.distill import losses, paths, resolve
 from hypersd.distill.randomness import generators
-from hypersd.distill.step import STUDENT, Nets, draw_batch
+from hypersd.distill.rollout import rollout
+from hypersd.distill.step import STUDENT, Nets, draw_batch, noise
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Draw, Teacher
 
@@ -71,6 +72,41 @@ def test_a_rollout_is_every_samples_own_way_from_noise(toy, nets, kept):
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     for mine, theirs in zip(gradients(nets, loss), gradients(nets, expected), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_with_eta_it_lands_lower_and_is_noised_again(toy, nets):
+    """TCD's sampling, one sample at a time, with that sample's own noise; half of the samples have no η."""
+
+    def drawn():
+        rngs, x0 = generators(0, 0, 0, range(12)), torch.zeros(12, *toy.latent_shape())
+        how = Draw(points=8, end="visited", visited_share=1.0, eta=1.0)
+        cond = toy.encode([""] * 12)
+        return draw_batch(toy, x0, cond, rngs, Segments(1, 8), how, [[999, 749, 499]], (1.0, 1.0))
+
+    batch, again = drawn(), drawn()
+    assert 2 < (batch.eta > 0).sum() < 10
+    assert batch.eta.max() <= 1
+    got, x = rollout(batch, nets), again.eps
+    for t, end in ((999, 749), (749, 499), (499, -1)):
+        fresh = noise(again)
+        lands = torch.tensor([int((1 - float(eta)) * end) if end > 0 else -1 for eta in again.eta])
+        with nets.roles.play(STUDENT):
+            x0, eps = toy.predict(x, torch.full((12,), t), again.cond)
+        landed = jump(toy.schedule, x0, eps, lands)
+        (mine,) = (made for made in got.jumps if made.t[0] == t)
+        assert torch.equal(mine.end, lands)
+        torch.testing.assert_close(mine.landed, landed)
+        ratio = (toy.schedule.alpha[max(end, 0)] / toy.schedule.alpha[lands.clamp(min=0)]).view(-1, 1, 1, 1)
+        x = ratio * landed + (1 - ratio**2).clamp(min=0).sqrt() * fresh
+    torch.testing.assert_close(got.final, x)
+
+
+def test_eta_and_paths_do_not_go_together():
+    stages = [{"segments": 1, "iterations": 1}]
+    draw = {"points": 8, "end": "visited", "visited_share": 1.0, "samplers": ["ddim"], "eta": 0.5}
+    values = {"name": "x", "data": {"kind": "paths"}, "draw": draw, "losses": {"rollout": {}}, "stages": stages}
+    with pytest.raises(ValueError, match=r"rollout.* of stage 1 follows paths, .*set draw.eta=0"):
+        resolve.check(recipe.parse(values))
 
 
 def test_one_step_is_the_regression_of_one_jump(toy, nets, kept):

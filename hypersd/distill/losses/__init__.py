@@ -80,6 +80,8 @@ def check_needs(name: str, loss: Loss, recipe: Recipe, stage: int) -> None:
     needs, where = getattr(loss, "needs", ()), f"the loss {name!r} of stage {stage + 1}"
     if PATHS in needs and recipe.data.get("kind") != PATHS:
         raise ValueError(f"{where} follows the teacher's paths: set data={{kind: paths}}")
+    if PATHS in needs and ROUTES in needs and recipe.draw.eta:
+        raise ValueError(f"{where} follows paths, which are never noised again: set draw.eta=0")
     if ROUTES in needs and recipe.draw.visited_share < 1:
         raise ValueError(f"{where} follows a sampler's timesteps: set draw.visited_share=1 there")
     for kind in {MASKS, INSTANCE_MASKS} & set(needs):
