@@ -146,8 +146,9 @@ def bench(
     costs = cost(run.recipe, pools, watch)
     recipe = at_budget(run.recipe, costs, budget)
     link(pools, run.folder)
-    started = time.perf_counter()
-    trained = train(recipe, run.folder, resume=(run.folder / log.NAME).is_file(), watch=watch)
+    started, again = time.perf_counter(), (run.folder / log.NAME).is_file()
+    with Counter().counting() as counter:
+        trained = train(recipe, run.folder, resume=again, watch=watch)
     if recipe.student == "full" and recipe.base != "toy":
         merged.write(trained, bases.folder(recipe.base), run.folder / "model")
     minutes = round((time.perf_counter() - started) / 60, 1)
@@ -155,7 +156,8 @@ def bench(
         evaluation.run(recipe.base, file, None, steps=counts, progress=progress, **evaluate)
         for file, counts in files.items()
     ]
-    spent = sum(each * stage.iterations for each, stage in zip(costs, recipe.stages, strict=True))
+    planned = sum(each * stage.iterations for each, stage in zip(costs, recipe.stages, strict=True))
+    spent = planned if again else counter.evaluations
     about = {"forward_equivalents": spent, "train_minutes": minutes, **reports[0].about}
     measured = {**_found(reports), "recipe": recipe.model_dump(mode="json"), "about": about}
     write_json(run.file, {**measured, "asked": asked})
@@ -163,9 +165,11 @@ def bench(
 
 
 def _check_same(file: Path, asked: dict[str, Any]) -> None:
-    """Whether a result is that of this recipe and budget. Raises ValueError if not."""
+    """Whether a result is that of this recipe and budget, keys that have come since at what they are without being
+    given. Raises ValueError if not.
+    """
     before = json.loads(file.read_text()).get("asked", asked)
-    theirs, mine = ({"budget": each["budget"], **each["recipe"]} for each in (before, asked))
+    theirs, mine = ({"budget": each["budget"], **parse(each["recipe"]).model_dump()} for each in (before, asked))
     if differs := [key for key in mine if mine[key] != theirs.get(key)]:
         raise ValueError(
             f"{file} is of another run ({', '.join(differs)} differ{'s' * (len(differs) == 1)}); "

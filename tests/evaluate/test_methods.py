@@ -107,6 +107,15 @@ def test_what_stands_there_of_another_run_is_not_taken_for_it(tmp_path, measured
         compare(tmp_path, budget=900)
 
 
+def test_a_result_of_an_older_program_is_the_same_run(tmp_path, measured):
+    """Which did not know a key that nobody has given."""
+    run, _ = compare(tmp_path)
+    found = json.loads(run.file.read_text())
+    del found["asked"]["recipe"]["draw"]["eta"]
+    run.file.write_text(json.dumps(found))
+    assert compare(tmp_path)[1] is False
+
+
 def test_what_draws_in_none_of_the_steps_is_told_before_it_is_trained(tmp_path, measured):
     made = recipe.parse({**TOY, "sampler": {"steps": [4]}, "stages": [{"segments": 4, "iterations": 9}]})
     with pytest.raises(ValueError, match="toy makes nothing that draws in 1 or 8 steps"):
