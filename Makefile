@@ -30,7 +30,7 @@ format: $(READY)
 
 # The picture on top of the README.
 strip: $(READY)
-	@$(BIN)/hypersd demo --strip docs/images/strip.png
+	@$(BIN)/hypersd demo --strip docs/images/strip.webp
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

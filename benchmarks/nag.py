@@ -1,6 +1,6 @@
 """What a negative prompt does to the miniature's few-step LoRA through NAG, and what it costs.
 
-    python -m benchmarks.nag [--seeds 16] [--out benchmarks/results/nag.json] [--sheet docs/images/nag.png]
+    python -m benchmarks.nag [--seeds 16] [--out benchmarks/results/nag.json] [--sheet docs/images/nag.webp]
 
 Prompts leave one thing open: gender, skin tone or style. The negative prompt names a choice of it, as a word
 ("woman") or as the prompt completed with it ("a woman cook, 3D style"). Judge B, which never trained anything,
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from hypersd import bundled
 from hypersd.atomic import write_json
-from hypersd.draw import png
+from hypersd.draw import png, webp
 from hypersd.draw.nag import Nag, steer
 from hypersd.draw.pipeline import Drawer, Settings
 from hypersd.draw.sheet import Column, Sheet, render
@@ -217,10 +217,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=16)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "nag.json")
-    parser.add_argument("--sheet", type=Path, default=ROOT / "docs" / "images" / "nag.png")
+    parser.add_argument("--sheet", type=Path, default=ROOT / "docs" / "images" / "nag.webp")
     asked = parser.parse_args()
     bench, began = Bench(load_judge("b"), asked.seeds), time.process_time()
-    png.write(asked.sheet, render(sheet(bench.drawers[True], 4, 3.0)).quantize())
+    webp.write(asked.sheet, render(sheet(bench.drawers[True], 4, 3.0)))
     rows = []
     for way in ways():
         rows.append(row(bench, way, pairs()))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hypersd.cli.options import OUTPUTS, check_png, numbers
+from hypersd.cli.options import OUTPUTS, check_out, numbers
 
 if TYPE_CHECKING:
     from hypersd.recipe import Recipe
@@ -80,14 +80,14 @@ def sheet(
     guidance: Annotated[float, typer.Option(help="Of the teacher.")] = 5.0,
     recipes: Recipes = Path("recipes"),
     runs: Runs = Path("runs/methods"),
-    out: Annotated[Path, typer.Option(help="A .png file.")] = OUTPUTS / "methods.png",
+    out: Annotated[Path, typer.Option(help="A .webp file.")] = OUTPUTS / "methods.webp",
 ) -> None:
     """Draw what `hypersd bench methods` trained: methods as rows, the same prompts in each number of steps."""
-    check_png(out)
+    check_out(out, ".webp")
     counts = numbers(steps, "--steps")
     asked = _recipes(names, [seed], recipes)
 
-    from hypersd.draw import png
+    from hypersd.draw import webp
     from hypersd.draw.demo import PROMPTS
     from hypersd.draw.pipeline import check_prompt, check_steps
     from hypersd.draw.sheet import render
@@ -106,7 +106,7 @@ def sheet(
         guidance,
         progress=lambda way: typer.echo(f"{way.group}, {way.label}", err=True),
     )
-    png.write(out, png.few_colours(render(drawn)))
+    webp.write(out, render(drawn))
     typer.echo(str(out))
 
 

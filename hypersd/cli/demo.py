@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hypersd.cli.options import HIGHEST_SEED, OUTPUTS, find_lora
+from hypersd.cli.options import HIGHEST_SEED, OUTPUTS, check_out, find_lora
 
 if TYPE_CHECKING:
     from hypersd.draw.compare import Way
@@ -21,7 +21,9 @@ def demo(
     base: Annotated[str, typer.Option(help="emoji (bundled) or a diffusers folder.")] = "emoji",
     lora: Annotated[str, typer.Option(help="bundled or a .safetensors file.")] = "bundled",
     out: Annotated[Path, typer.Option(help="Folder for demo.png and demo.json.")] = OUTPUTS,
-    strip: Annotated[Path | None, typer.Option(help="Also write the README's picture strip here.")] = None,
+    strip: Annotated[
+        Path | None, typer.Option(help="Also write the README's picture strip here: a .webp file.")
+    ] = None,
 ) -> None:
     """Draw with the original and with the distilled model, in few steps and in many, side by side."""
     began = time.perf_counter()
@@ -31,13 +33,15 @@ def demo(
 
     from hypersd.atomic import write_json
     from hypersd.draw import demo as parts
-    from hypersd.draw import png
+    from hypersd.draw import png, webp
     from hypersd.draw.compare import draw_ways, to_sheet
     from hypersd.draw.pipeline import check_prompt
     from hypersd.draw.sheet import render
 
     if prompt is not None:
         check_prompt(prompt)
+    if strip:
+        check_out(strip, ".webp")
     prompts, seeds = parts.rows(prompt, seed)
     drawn = draw_ways(base, parts.ways(file), prompts, seeds, progress=_progress)
     labels = prompts if prompt is None else [f"seed {number}: {prompt}" for number in seeds]
@@ -46,7 +50,7 @@ def demo(
     write_json(out / "demo.json", {"prompts": prompts, "seeds": seeds, "ways": records})
     if strip:
         chosen = [d for key in parts.STRIP for d in drawn if (d.way.group, d.way.settings.steps) == key]
-        png.write(strip, png.few_colours(render(to_sheet(chosen, labels).turned())))
+        webp.write(strip, render(to_sheet(chosen, labels).turned()))
     _show(records, out, time.perf_counter() - began)
 
 

@@ -66,12 +66,6 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(values.permute(1, 2, 0).cpu().numpy(), "RGB")
 
 
-def few_colours(picture: Image.Image) -> Image.Image:
-    """256 of its own colours, dithered: less than half the bytes, for a picture that stays in the repository."""
-    palette = picture.quantize(256, Image.Quantize.MEDIANCUT)
-    return picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
-
-
 def write(path: Path, picture: Image.Image, drawing: Drawing | None = None, **texts: str) -> None:
     """Writes by rename: the file is whole or it is not there."""
     info = PngInfo()

@@ -220,7 +220,7 @@ def test_compare_reads_prompts_from_a_file(tiny_folder: Path) -> None:
 
 def test_the_demo_writes_a_sheet_and_its_numbers(tiny_folder: Path, tiny_base) -> None:
     lora = write_lora(tiny_base, Path("x.safetensors").absolute())
-    command = ["demo", "--base", tiny_folder, "--lora", lora, "--prompt", "a fox", "--strip", "strip.png"]
+    command = ["demo", "--base", tiny_folder, "--lora", lora, "--prompt", "a fox", "--strip", "strip.webp"]
     out = run(*command)
     assert "outputs/demo.png" in out
     assert "PROMPT=" in out
@@ -232,7 +232,7 @@ def test_the_demo_writes_a_sheet_and_its_numbers(tiny_folder: Path, tiny_base) -
         *[("distilled", steps) for steps in (1, 2, 4, 8)],
     ]
     assert all(way["seconds_per_image"] >= 0 for way in record["ways"])
-    assert pixels("outputs/demo.png") != pixels("strip.png")
+    assert pixels("outputs/demo.png") != pixels("strip.webp")
 
 
 def test_the_demo_does_without_what_the_judge_needs(tiny_folder: Path, tiny_base, monkeypatch) -> None:

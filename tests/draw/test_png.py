@@ -63,18 +63,3 @@ def test_a_picture_of_others_does_not_say_how_it_was_drawn(tmp_path) -> None:
 def test_colours_are_rounded_not_cut() -> None:
     image = torch.tensor([0.0, 127.6 / 255, 1.2]).view(3, 1, 1)
     assert png.to_pil(image).getpixel((0, 0)) == (0, 128, 255)
-
-
-def test_few_colours_look_the_same_and_take_less(tmp_path) -> None:
-    """A picture with more colours than a palette holds: near in every part, though not in every pixel."""
-    ramp = torch.linspace(0, 1, 128)
-    noise = 0.05 * torch.rand(128, 128, generator=torch.Generator().manual_seed(0))
-    whole = png.to_pil(torch.stack([ramp.expand(128, 128), ramp.expand(128, 128).T, noise]))
-    few = png.few_colours(whole)
-    assert len(few.getcolors()) <= 256 < len(whole.getcolors(1 << 20))
-    for name, picture in {"whole.png": whole, "few.png": few}.items():
-        png.write(tmp_path / name, picture)
-    assert (tmp_path / "few.png").stat().st_size < 0.7 * (tmp_path / "whole.png").stat().st_size
-    a, b = (picture.convert("RGB").reduce(16) for picture in (whole, few))
-    pairs = zip(a.getdata(), b.getdata(), strict=True)
-    assert max(abs(x - y) for one, other in pairs for x, y in zip(one, other, strict=True)) < 12
