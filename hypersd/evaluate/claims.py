@@ -43,7 +43,7 @@ PAPER = (
         for measure in ("alignment", "quality", "fd_teacher")
     ),
     *(
-        Claim("score distillation gains more from TSCD than from TCD", "tscd-score", "tcd-score", 1, measure)
+        Claim("score distillation from TSCD is above that from TCD", "tscd-score", "tcd-score", 1, measure)
         for measure in ("alignment", "quality", "fd_teacher")
     ),
     *(Claim("feedback raises quality", "tscd-feedback", "tscd", n, "quality") for n in STEPS),

@@ -10,10 +10,10 @@ from hypersd.draw.compare import Drawn, Way, draw_ways
 from hypersd.draw.pipeline import Settings, settings_for
 from hypersd.draw.sheet import Column, Sheet
 from hypersd.evaluate.methods import Run, drawn_by
+from hypersd.evaluate.protocol import TEACHER_STEPS
 from hypersd.lora import files
 
-TEACHER_STEPS = 25
-TEACHER, BASE = "teacher, 25 steps", "the same, fewer steps"
+TEACHER, BASE = f"teacher, {TEACHER_STEPS} steps", "the same, fewer steps"
 Progress = Callable[[Way], None]
 
 

@@ -9,8 +9,9 @@ from hypersd import recipe
 from hypersd.draw.compare import Drawn, Way
 from hypersd.draw.pipeline import Settings
 from hypersd.evaluate import gallery
-from hypersd.evaluate.gallery import BASE, TEACHER, TEACHER_STEPS, arranged
+from hypersd.evaluate.gallery import BASE, TEACHER, arranged
 from hypersd.evaluate.methods import Run
+from hypersd.evaluate.protocol import TEACHER_STEPS
 from tests.distill.killer import RECIPE
 
 
