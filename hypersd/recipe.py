@@ -242,9 +242,9 @@ def _check_stage(recipe: Recipe, index: int) -> None:
     if recipe.sampler.step_code and stage.draw.visited_share < 1:
         where = f"set draw.visited_share=1 in stage {index + 1}"
         raise ValueError(f"sampler.step_code needs to know every sample's steps: {where}")
-    last, unseen = index == len(recipe.stages) - 1, recipe.sampler.name not in stage.draw.samplers
-    if last and "first" in (recipe.sampler.model_extra or {}) and (unseen or stage.draw.visited_share == 0):
-        raise ValueError("sampler.first must be trained at: set draw.visited_share=1 and draw.samplers=[ddim]")
+    last, unseen = index == len(recipe.stages) - 1, 1 not in stage.draw.steps or stage.draw.visited_share == 0
+    if last and samplers.ONE_STEP in (recipe.sampler.model_extra or {}) and unseen:
+        raise ValueError("sampler.one_step must be trained at: set draw.visited_share=1, and draw.steps with 1 in it")
     Segments(recipe.stages[index].segments, stage.draw.points)
 
 

@@ -139,6 +139,5 @@ def visited(recipe: Recipe) -> list[list[int]]:
     draw, used = recipe.draw, recipe.sampler
     if draw.visited_share == 0:
         return []
-    settings = {used.name: used.model_extra or {}}
-    chosen = [samplers.load(name, **settings.get(name, {})) for name in draw.samplers]
+    chosen = [samplers.load(name, **samplers.meant(used.model_dump(), name)) for name in draw.samplers]
     return [sampler.grid(steps) for sampler in chosen for steps in draw.steps]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hypersd.bases import Base
+from hypersd.diffusion import samplers
 from hypersd.draw import png
 from hypersd.draw.pipeline import Drawer, Settings
 from hypersd.draw.sheet import Column, Sheet, render
@@ -20,8 +21,8 @@ def draw_strip(
     drawer.playing, drawer.step_code = playing, recipe.sampler.step_code
     prompts = list(recipe.sample_prompts)
     counts = sorted(set(recipe.draw.steps))
-    own = recipe.sampler.model_extra if recipe.sampler.name == "ddim" else None
-    drawn = [drawer.draw(prompts, range(len(prompts)), Settings(steps, "ddim", own or {})) for steps in counts]
+    own = samplers.meant(recipe.sampler.model_dump(), "ddim")
+    drawn = [drawer.draw(prompts, range(len(prompts)), Settings(steps, "ddim", own)) for steps in counts]
     columns = [Column("DDIM trailing", f"{steps} step{'s' if steps > 1 else ''}") for steps in counts]
     cells = [[png.to_pil(images[row]) for images in drawn] for row in range(len(prompts))]
     path = out / "samples" / f"stage{stage + 1}-{iteration:06d}.png"

@@ -223,7 +223,9 @@ def settings_for(
         warnings.warn(f"{steps} steps: it was made for {most}, and more are no better", stacklevel=2)
     usual: str = header.get("name", "ddim")
     name = sampler or usual
-    chosen = {key: header[key] for key in samplers.settings_of(name) & header.keys()} if name == usual else {}
+    chosen = samplers.meant(header, name)
+    if steps > 1:
+        chosen.pop(samplers.ONE_STEP, None)
     if eta is not None and not (name == "ddim" and eta == 0):  # that is what DDIM is, and no setting of it
         chosen["eta"] = eta
     return Settings(

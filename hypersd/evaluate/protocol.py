@@ -55,13 +55,10 @@ def hard(guidance: float) -> Plan:
 
 
 def students(steps: Sequence[int], made: Made | None = None) -> list[Plan]:
-    """As the LoRA's header says: its guidance, and its sampler with its settings among the others.
-
-    A network that is told another first timestep than it begins at has no other sampler.
-    """
+    """As the LoRA's header says: its guidance, and its sampler with its settings among the others."""
     header = made.sampler if made else {}
     own = header.get("name", "ddim")
-    names = [own] if "first" in header else list(dict.fromkeys([*STUDENT_SAMPLERS, own]))
+    names = list(dict.fromkeys([*STUDENT_SAMPLERS, own]))
     guidance = own_guidance(made)
     return [Plan(settings_for(made, n, name, guidance_scale=guidance), lora=True) for n in steps for name in names]
 

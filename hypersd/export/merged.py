@@ -17,6 +17,7 @@ from typing import Any
 
 from hypersd import atomic, tensors
 from hypersd.bases import ABOUT, REMEDY
+from hypersd.diffusion.samplers import ONE_STEP
 from hypersd.lora import network
 from hypersd.lora.files import FINGERPRINT
 
@@ -66,4 +67,4 @@ def _copy(part: Path, to: Path) -> None:
 
 def _scheduler(sampler: Mapping[str, Any]) -> str:
     """diffusers' DDIM takes no timesteps of one's own; its TCD does, and with η = 0 it is the same."""
-    return SCHEDULERS["tcd" if "first" in sampler else sampler["name"]]
+    return SCHEDULERS["tcd" if ONE_STEP in sampler else sampler["name"]]

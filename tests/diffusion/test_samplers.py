@@ -63,16 +63,27 @@ def test_ddim_keeps_its_grid_where_diffusers_leaves_it(net, steps):
     assert 5e-4 < off < 2e-2
 
 
-@pytest.mark.parametrize("timesteps", [[800], [800, 399], [399]])
-def test_ddim_that_begins_lower_is_diffusers_with_those_timesteps(net, timesteps):
-    """DDIM there takes no timesteps of one's own; TCD does, and without noise it is DDIM."""
-    sampler, scheduler = samplers.load("ddim", first=timesteps[0]), TCDScheduler.from_config(ddim_config())
-    assert sampler.grid(len(timesteps)) == timesteps
-    scheduler.set_timesteps(timesteps=timesteps)
-    expected = NOISE
-    for t in scheduler.timesteps:
-        expected = scheduler.step(net(expected, t), t, expected, eta=0.0).prev_sample
-    assert_same(ours(sampler, net, len(timesteps)), expected)
+@pytest.mark.parametrize(("name", "kind"), [("ddim", TCDScheduler), ("tcd", TCDScheduler), ("lcm", LCMScheduler)])
+@pytest.mark.parametrize("t", [800, 399])
+def test_one_step_that_begins_lower_is_diffusers_with_that_timestep(net, name, kind, t):
+    """DDIM there takes no timesteps of one's own; TCD does, and a single step of it is DDIM's."""
+    sampler, scheduler = samplers.load(name, one_step=t), kind.from_config(ddim_config())
+    assert sampler.grid(1) == [t]
+    scheduler.set_timesteps(timesteps=[t])
+    (first,) = scheduler.timesteps
+    assert_same(ours(sampler, net, 1), scheduler.step(net(NOISE, first), first, NOISE).prev_sample)
+
+
+@pytest.mark.parametrize("name", samplers.names())
+def test_more_steps_than_one_begin_where_they_did(name):
+    assert [samplers.load(name, one_step=800).grid(n) for n in (2, 4)] == [samplers.load(name).grid(n) for n in (2, 4)]
+
+
+def test_what_is_said_of_one_sampler_is_meant_for_another_where_they_are_alike():
+    used = {"name": "tcd", "eta": 0.5, "one_step": 800, "steps": [1, 2]}
+    assert samplers.meant(used, "tcd") == {"eta": 0.5, "one_step": 800}
+    assert samplers.meant(used, "ddim") == {"one_step": 800}
+    assert samplers.meant({}, "ddim") == {}
 
 
 @pytest.mark.parametrize(
@@ -140,10 +151,10 @@ def test_names_are_files_and_settings_are_fields():
     ("name", "settings", "says"),
     [
         ("euler", {}, "unknown sampler 'euler'; use one of ddim, lcm, tcd"),
-        ("tcd", {"gamma": 0.3}, "has no setting 'gamma'; it has eta"),
-        ("ddim", {"eta": 0.3}, "has no setting 'eta'; it has first"),
-        ("lcm", {"eta": 0.3}, "has no setting 'eta'; it has no settings"),
-        ("ddim", {"first": 800.5}, "first must be a timestep, a whole number of 0 or more, not 800.5"),
+        ("tcd", {"gamma": 0.3}, "has no setting 'gamma'; it has eta, one_step"),
+        ("ddim", {"eta": 0.3}, "has no setting 'eta'; it has one_step"),
+        ("lcm", {"eta": 0.3}, "has no setting 'eta'; it has one_step"),
+        ("ddim", {"one_step": 800.5}, "one_step must be a timestep, a whole number of 0 or more, not 800.5"),
         ("tcd", {"eta": 1.1}, "eta must be from 0 to 1, not 1.1"),
     ],
 )

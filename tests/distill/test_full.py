@@ -24,7 +24,7 @@ from tests.distill.test_score import REAL
 
 ROOT = Path(__file__).parents[2]
 FIRST = 800
-SAMPLER = {"name": "ddim", "first": FIRST, "steps": [1]}
+SAMPLER = {"name": "ddim", "one_step": FIRST, "steps": [1]}
 RECIPE = {**test_score.RECIPE, "student": "full", "sampler": SAMPLER, "stages": [{"segments": 1, "iterations": 120}]}
 FOUR = {**RECIPE, "batch": 4, "stages": [{"segments": 1, "iterations": 4}]}
 
@@ -32,7 +32,7 @@ FOUR = {**RECIPE, "batch": 4, "stages": [{"segments": 1, "iterations": 4}]}
 def drawn_std(weights) -> float:
     base = bases.load("toy", "cpu", std=REAL)
     base.unet.load_state_dict(load_file(weights))
-    return float(Drawer(base).latents([""] * 64, range(64), Settings(1, "ddim", {"first": FIRST})).std())
+    return float(Drawer(base).latents([""] * 64, range(64), Settings(1, "ddim", {"one_step": FIRST})).std())
 
 
 def test_one_step_from_800_reaches_the_data_itself(tmp_path):
@@ -43,7 +43,7 @@ def test_one_step_from_800_reaches_the_data_itself(tmp_path):
     moved = load_file(result)["table.weight"] != bases.load("toy", "cpu", std=REAL).unet.table.weight
     assert moved.nonzero()[:, 0].tolist() == [FIRST]
     about = network.read_header(result)
-    assert (about.recipe["student"], about.sampler["first"], about.sampler["steps"]) == ("full", FIRST, [1])
+    assert (about.recipe["student"], about.sampler["one_step"], about.sampler["steps"]) == ("full", FIRST, [1])
     assert (tmp_path / "run" / "stage1-1segments.safetensors").is_file()
 
 
@@ -116,17 +116,17 @@ def test_what_begins_lower_begins_from_pure_noise(tmp_path, of_paths):
 def test_the_samplers_settings_are_trained_at():
     assert resolve.visited(recipe.parse(RECIPE)) == [[FIRST]]
     both = {**RECIPE, "draw": {**RECIPE["draw"], "samplers": ["tcd", "ddim"], "steps": [1, 2]}}
-    assert resolve.visited(recipe.parse(both)) == [[999], [999, 499], [800], [800, 399]]
+    assert resolve.visited(recipe.parse(both)) == [[FIRST], [999, 499], [FIRST], [999, 499]]
 
 
 @pytest.mark.parametrize(
     ("change", "remedy"),
     [
         ({"lora": {"beneath": "x.safetensors"}}, "student: full has no LoRA beneath it: set lora.start"),
-        ({"draw": {"visited_share": 0}}, r"sampler.first must be trained at: set draw.visited_share=1"),
-        ({"draw": {"visited_share": 1, "samplers": ["tcd"]}}, r"and draw.samplers=\[ddim\]"),
-        ({"sampler": {**SAMPLER, "first": 800.5}}, "first must be a timestep, a whole number"),
-        ({"sampler": {**SAMPLER, "name": "tcd"}}, "sampler 'tcd' has no setting 'first'; it has eta"),
+        ({"draw": {"visited_share": 0}}, "sampler.one_step must be trained at: set draw.visited_share=1"),
+        ({"draw": {"visited_share": 1, "steps": [2]}}, "and draw.steps with 1 in it"),
+        ({"sampler": {**SAMPLER, "one_step": 800.5}}, "one_step must be a timestep, a whole number"),
+        ({"sampler": {**SAMPLER, "first": 800}}, "sampler 'ddim' has no setting 'first'; it has one_step"),
         ({"student": "whole"}, "'student'"),
     ],
 )
@@ -136,7 +136,7 @@ def test_what_makes_no_sense_is_told(change, remedy):
 
 
 def test_a_timestep_that_does_not_exist_is_told_before_anything_is_written(tmp_path):
-    made = recipe.parse({**RECIPE, "sampler": {**SAMPLER, "first": 1000}})
-    with pytest.raises(ValueError, match="first must be a timestep below 1000, not 1000"):
+    made = recipe.parse({**RECIPE, "sampler": {**SAMPLER, "one_step": 1000}})
+    with pytest.raises(ValueError, match="one_step must be a timestep below 1000, not 1000"):
         train(made, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -33,7 +33,7 @@ RUNS = {
     "full": [
         *(*CHANGES, "student=full", "losses={score: {updates: 2}}"),
         *("draw.visited_share=1", "draw.end=visited", "draw.samplers=[ddim]", "draw.steps=[1]"),
-        *("sampler={name: ddim, first: 800, steps: [1]}", "stages=[{segments: 1, iterations: 6}]"),
+        *("sampler={name: ddim, one_step: 800, steps: [1]}", "stages=[{segments: 1, iterations: 6}]"),
     ],
 }
 

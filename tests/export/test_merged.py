@@ -23,7 +23,7 @@ from hypersd.evaluate.eyes import Eyes
 from hypersd.export import merged
 from hypersd.lora import files, network
 
-SAMPLER = {"name": "ddim", "first": 800, "steps": [1], "guidance_scale": 1.0, "hint": "", "step_code": 0}
+SAMPLER = {"name": "ddim", "one_step": 800, "steps": [1], "guidance_scale": 1.0, "hint": "", "step_code": 0}
 RECIPE = {"name": "made", "teacher": {"guidance": [4.0, 6.0]}}
 
 
@@ -136,11 +136,13 @@ def test_a_damaged_description_is_one_line(folder):
 
 
 def test_it_stands_where_a_lora_can(folder, tiny_folder, tmp_path):
-    """And draws instead of the base, in the one way that it was made for."""
+    """And draws instead of the base, from the timestep that it was made for whatever the sampler."""
     nobody = object.__new__(Eyes)  # looks at nothing here
     studio = evaluation.open_studio(str(tiny_folder), folder, 1.0, "fp32", tmp_path, nobody)
-    (plan,) = protocol.students([1], studio.tuned.made)
+    plan, by_tcd = protocol.students([1], studio.tuned.made)
     assert plan.settings == settings_for(bases.distilled(folder), 1)
+    assert by_tcd.settings == settings_for(bases.distilled(folder), 1, "tcd")
+    assert plan.settings.sampler_settings == by_tcd.settings.sampler_settings == {"one_step": 800}
     drawn = studio.drawer(plan).draw(["a fox"], [1], plan.settings)
     assert torch.equal(drawn, Drawer.load(str(folder)).draw(["a fox"], [1], plan.settings))
     assert not torch.allclose(drawn, studio.plain.draw(["a fox"], [1], plan.settings), atol=1e-2)
@@ -171,7 +173,7 @@ draw: {{points: 8, end: visited, visited_share: 1, samplers: [ddim], steps: [1]}
 losses: {{rollout: {{}}}}
 batch: 4
 stages: [{{segments: 1, iterations: 2}}]
-sampler: {{name: ddim, first: 800, steps: [1]}}
+sampler: {{name: ddim, one_step: 800, steps: [1]}}
 gradient_checkpointing: true
 sample_every: 2
 sample_prompts: [a fox]
@@ -185,7 +187,7 @@ sample_prompts: [a fox]
     assert still == []
     run("sample", "a fox", "--base", "runs/one/model", "--out", "fox.png")
     drawing = png.read(Path("fox.png"))
-    assert (drawing.steps, drawing.sampler_settings, drawing.guidance_scale) == (1, {"first": 800}, 1.0)
+    assert (drawing.steps, drawing.sampler_settings, drawing.guidance_scale) == (1, {"one_step": 800}, 1.0)
     noticed = run("sample", "a fox", "--base", "runs/one/model", "--steps", 4, "--out", "fox.png")
     assert "notice: 4 steps: it was made for 1" in noticed
     assert "steps must be from 1 to 8" in run("sample", "a fox", "--base", "runs/one/model", "--steps", 9, code=2)

@@ -10,7 +10,7 @@ and never looks at the network: `predict(x_t, t) -> (x0, eps)` has conditioning 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
 from pkgutil import iter_modules
@@ -24,6 +24,8 @@ from hypersd.diffusion.solver import Predict
 
 Callback = Callable[[int, int, Tensor], None]
 """(step, timestep, x0 predicted at it) -> None, called after every step."""
+ONE_STEP = "one_step"
+"""The setting that every sampler has, since of one step they are all alike (`grids.begun`)."""
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
@@ -51,12 +53,18 @@ def settings_of(name: str) -> set[str]:
     return {field.name for field in fields(_kind(name))}
 
 
+def meant(used: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a recipe's or a LoRA's `sampler` says for the sampler called `name`: all if it is about that very one."""
+    known = settings_of(name) if name == used.get("name", "ddim") else {ONE_STEP}
+    return {key: used[key] for key in known & used.keys()}
+
+
 def load(name: str, **settings: Any) -> Sampler:
     """The sampler called `name`, with the settings it has (others raise, naming those it has)."""
     known = settings_of(name)
     if unknown := settings.keys() - known:
-        has = f"it has {', '.join(sorted(known))}" if known else "it has no settings"
-        raise ValueError(f"sampler {name!r} has no setting {sorted(unknown)[0]!r}; {has}")
+        has = ", ".join(sorted(known))
+        raise ValueError(f"sampler {name!r} has no setting {sorted(unknown)[0]!r}; it has {has}")
     return _kind(name)(**settings)
 
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from hypersd.diffusion.grids import trailing
+from hypersd.diffusion.grids import begun, check_timestep, trailing
 from hypersd.diffusion.samplers import Callback, Generators
 from hypersd.diffusion.schedule import Schedule
 from hypersd.diffusion.solver import Predict, full, jump
@@ -21,20 +21,13 @@ from hypersd.diffusion.solver import Predict, full, jump
 
 @dataclass(frozen=True)
 class Sampler:
-    first: int | float | None = None
-    """The timestep to begin at, from pure noise, in place of T−1: Hyper-SD's one-step network is told 800, where an
-    error of its ε reaches x0 times 5.1 instead of 14.6 (§3.3, §4.1)."""
+    one_step: float | None = None
 
     def __post_init__(self) -> None:
-        if self.first is not None and (self.first < 0 or self.first != int(self.first)):
-            raise ValueError(f"first must be a timestep, a whole number of 0 or more, not {self.first}")
+        check_timestep("one_step", self.one_step)
 
     def grid(self, steps: int, total: int = 1000) -> list[int]:
-        if self.first is None:
-            return trailing(steps, total)
-        if self.first >= total:
-            raise ValueError(f"first must be a timestep below {total}, not {self.first}")
-        return trailing(steps, int(self.first) + 1)
+        return begun(trailing(steps, total), self.one_step, total)
 
     def __call__(
         self,
