@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hypersd.evaluate import claims, report
-from hypersd.evaluate.methods import read
+from hypersd.evaluate.methods import read, read_base
 from hypersd.evaluate.report import COLUMNS, Row, Stat, cell, grid, put
 
 BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
@@ -22,16 +22,19 @@ COMMAND = "python -m hypersd.evaluate.comparison"
 SHOWN = ("alignment", "recall_at_1", "quality", "fd_teacher", "fd_real", "path", "recall", "diversity", "saturation")
 
 
-def merged(runs: Sequence[dict[str, Any]], key: str = "rows") -> dict[tuple[str, int, str, float], Row]:
+def merged(runs: Sequence[dict[str, Any]]) -> dict[tuple[str, int, str, float], Row]:
     """Rows of the same method, steps, sampler and guidance, the values of all seeds together."""
     found: dict[tuple[str, int, str, float], Row] = {}
     for run in runs:
-        name = run["recipe"]["name"] if key == "rows" else "base"
-        for values in run[key]:
-            row = Row(**{**values, "role": name, "values": report.stats(values["values"])})
-            place = (name, row.steps, row.sampler, row.guidance)
-            found[place] = _joined(found[place], row) if place in found and key == "rows" else row
+        for values in run["rows"]:
+            row = _row(run["recipe"]["name"], values)
+            place = (row.role, row.steps, row.sampler, row.guidance)
+            found[place] = _joined(found[place], row) if place in found else row
     return found
+
+
+def _row(name: str, values: dict[str, Any]) -> Row:
+    return Row(**{**values, "role": name, "values": report.stats(values["values"])})
 
 
 def _joined(a: Row, b: Row) -> Row:
@@ -40,13 +43,13 @@ def _joined(a: Row, b: Row) -> Row:
     return Row(a.role, a.steps, a.evaluations, a.sampler, a.guidance, values)
 
 
-def markdown(runs: Sequence[dict[str, Any]]) -> str:
-    """Sorted by steps, then method: what is to be compared stands together."""
-    methods, base = merged(runs), merged(runs, "base")
+def markdown(runs: Sequence[dict[str, Any]], beside: Sequence[dict[str, Any]] = ()) -> str:
+    """Sorted by steps, then method: what is to be compared stands together, below the base's own rows."""
+    methods, base = merged(runs), [_row("base", values) for values in reversed(beside)]
     places = sorted(methods, key=lambda place: (place[1], place[0], place[2]))
     columns = [column for column in COLUMNS if column.name in SHOWN]
     titles = ["steps", "method", "sampler", "guidance", *(column.title for column in columns)]
-    rows = [base[place] for place in sorted(base, key=lambda place: -place[1])] + [methods[place] for place in places]
+    rows = base + [methods[place] for place in places]
     cells = [
         [str(row.steps), row.role, row.sampler, f"{row.guidance:g}", *(cell(row, column) for column in columns)]
         for row in rows
@@ -88,7 +91,7 @@ def write_page(folder: Path, page: Path) -> None:
     if not runs:
         raise ValueError(f"{folder} holds no results; `hypersd bench methods --out {folder}` makes some")
     note = f"Written from the JSON files in `{folder.name}/` by `{COMMAND}`."
-    put(page, BEGIN, END, "\n\n".join([note, markdown(runs)]))
+    put(page, BEGIN, END, "\n\n".join([note, markdown(runs, read_base(folder))]))
 
 
 if __name__ == "__main__":

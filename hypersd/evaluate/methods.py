@@ -34,6 +34,7 @@ from hypersd.recipe import Recipe, parse
 
 BACKWARD = 2
 """Passes that a gradient costs beside the one forward."""
+BASE = "base.json"
 POOLS = ("pool-*.safetensors", "paths-*.safetensors")
 
 
@@ -159,8 +160,10 @@ def bench(
     planned = sum(each * stage.iterations for each, stage in zip(costs, recipe.stages, strict=True))
     spent = planned if again else counter.evaluations
     about = {"forward_equivalents": spent, "train_minutes": minutes, **reports[0].about}
-    measured = {**_found(reports), "recipe": recipe.model_dump(mode="json"), "about": about}
-    write_json(run.file, {**measured, "asked": asked})
+    drawn, beside = _found(reports)
+    keep_base(run.out, beside)
+    written = {"rows": drawn, "recipe": recipe.model_dump(mode="json"), "about": about, "asked": asked}
+    write_json(run.file, short(written), indent=None)
     return True
 
 
@@ -186,11 +189,26 @@ def drawn_by(run: Run, steps: Sequence[int]) -> dict[Path, list[int]]:
     return found
 
 
-def _found(reports: Sequence[Report]) -> dict[str, Any]:
+def _found(reports: Sequence[Report]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows of the method, and those of the base that it is seen beside."""
     drawn = [asdict(row) for report in reports for row in report.rows if row.role == "distilled"]
     beside = [asdict(row) for report in reports for row in report.rows if row.role != "distilled"]
-    return {"rows": drawn, "base": beside, "reference": reports[0].reference}
+    return drawn, beside
+
+
+def keep_base(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """The base's rows are the same beside every method: in a file of their own, once each."""
+    found = {(row["steps"], row["sampler"], row["guidance"]): row for row in [*read_base(folder), *short(list(rows))]}
+    write_json(folder / BASE, [found[place] for place in sorted(found)], indent=None)
+
+
+def short(value: Any) -> Any:
+    """Numbers to six digits, which is more than any of them means."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: short(each) for key, each in value.items()}
+    return [short(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def link(source: Path, target: Path) -> None:
@@ -212,4 +230,10 @@ def _same(file: Path, other: Path) -> None:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    """The runs in a folder of results."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json")) if path.name != BASE]
+
+
+def read_base(folder: Path) -> list[dict[str, Any]]:
+    """What the base draws beside them."""
+    return json.loads((folder / BASE).read_text()) if (folder / BASE).is_file() else []

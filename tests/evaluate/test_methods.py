@@ -9,7 +9,7 @@ import pytest
 from hypersd import recipe
 from hypersd.distill.watch import Silent
 from hypersd.evaluate import comparison, evaluation, methods
-from hypersd.evaluate.methods import Run, at_budget, bench, cost, drawn_by
+from hypersd.evaluate.methods import Run, at_budget, bench, cost, drawn_by, keep_base, read_base
 from hypersd.evaluate.report import Report, Row, Stat
 
 TOY = {
@@ -114,6 +114,16 @@ def test_a_result_of_an_older_program_is_the_same_run(tmp_path, measured):
     del found["asked"]["recipe"]["draw"]["eta"]
     run.file.write_text(json.dumps(found))
     assert compare(tmp_path)[1] is False
+
+
+def test_what_the_base_draws_is_kept_once_for_all(tmp_path):
+    def row(steps, value):
+        return {"steps": steps, "sampler": "ddim", "guidance": 5.0, "values": {"alignment": {"values": [value]}}}
+
+    keep_base(tmp_path, [row(25, 1.0), row(8, 0.9)])
+    keep_base(tmp_path, [row(25, 1.0), row(4, 2 / 3)])
+    assert read_base(tmp_path) == [row(4, 0.666667), row(8, 0.9), row(25, 1.0)]
+    assert methods.read(tmp_path) == []
 
 
 def test_what_draws_in_none_of_the_steps_is_told_before_it_is_trained(tmp_path, measured):
