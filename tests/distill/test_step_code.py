@@ -1,4 +1,4 @@
-"""Step-coded timesteps: a chord of its own from t = 999 for every number of steps (method of `grids.step_code`)."""
+"""Chords of their own: for every number of steps (`grids.step_code`), or for a single one (`grids.begun`)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from hypersd.distill.randomness import generators
 from hypersd.distill.rollout import rollout
 from hypersd.distill.step import STUDENT, Nets, draw_batch
 from hypersd.distill.train import train
-from hypersd.draw.pipeline import Drawer, Settings, bind
+from hypersd.draw.pipeline import Drawer, Settings, bind, settings_for
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Draw
 from tests.loras import write_lora
+from tests.shapes import unchecked
 
 STEPS = (1, 2, 4)
 RECIPE = {
@@ -33,14 +34,20 @@ RECIPE = {
 }
 
 
+HOW = {"shared": {}, "coded": {"step_code": 3}, "one lower": {"one_step": 700}}
+"""The first jump: one for all, one for each number of steps, one for a single step and one for the others."""
+
+
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """By step code, the drawings' standard deviation at each number of steps; and the teacher's."""
+    """By the kind of first jump, the drawings' standard deviation at each number of steps; and the teacher's."""
     folder, found = tmp_path_factory.mktemp("coded"), {}
-    for code in (0, 3):
-        made = recipe.parse({**RECIPE, "sampler": {"step_code": code}})
-        drawer = Drawer(bases.load("toy", "cpu"), train(made, folder / str(code)))
-        found[code] = [float(drawer.latents([""] * 64, range(64), Settings(steps=n)).std()) for n in STEPS]
+    for kind, sampler in HOW.items():
+        with unchecked():
+            made = train(recipe.parse({**RECIPE, "sampler": sampler}), folder / kind)
+        drawer = Drawer(bases.load("toy", "cpu"), made)
+        ways = [settings_for(drawer.made, n) for n in STEPS]
+        found[kind] = [float(drawer.latents([""] * 64, range(64), way).std()) for way in ways]
     toy = bases.load("toy", "cpu")
     cond = toy.encode([""] * 64)
     noise = torch.stack([torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(64)])
@@ -51,9 +58,11 @@ def drawn(tmp_path_factory):
 def test_one_chord_for_all_is_a_compromise_and_coded_chords_are_none(drawn):
     """The teacher's own map at every number of steps; without the code one step is off, and others pay for it."""
     found, teacher = drawn
-    apart = {code: [abs(std / teacher - 1) for std in stds] for code, stds in found.items()}
-    assert max(apart[3]) < 0.01
-    assert max(apart[0]) > 0.05
+    apart = {kind: [abs(std / teacher - 1) for std in stds] for kind, stds in found.items()}
+    assert max(apart["coded"]) < 0.01
+    assert max(apart["shared"]) > 0.05
+    assert apart["one lower"][0] < 0.01  # and two and four still share one
+    assert max(apart["one lower"]) < max(apart["shared"])
 
 
 def test_the_network_is_told_less_and_the_jump_keeps_its_t(monkeypatch):
