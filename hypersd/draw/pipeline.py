@@ -20,7 +20,7 @@ from torch import Tensor
 from hypersd import bases
 from hypersd.bases import Base, Cond, Distilled
 from hypersd.diffusion import samplers
-from hypersd.diffusion.grids import MAX_STEPS, step_code
+from hypersd.diffusion.grids import MAX_STEPS, begun, step_code
 from hypersd.diffusion.samplers import Sampler
 from hypersd.diffusion.solver import Predict, guide
 from hypersd.draw.nag import ALPHA, TAU, Nag, steer
@@ -147,8 +147,13 @@ class Drawer:
         steered = steer(self.base.unet, null.tokens, settings.nag) if settings.nag.on else nullcontext()
         with self.on_stage(), steered:
             predict = bind(self.base, cond, null, settings.guidance_scale, self.code(settings.steps))
-            grid = sampler.grid(settings.steps, self.base.schedule.total)
-            return sampler(predict, self.base.schedule, noise, grid, generators, callback)
+            return sampler(predict, self.base.schedule, noise, self.grid(sampler, settings), generators, callback)
+
+    def grid(self, sampler: Sampler, settings: Settings) -> list[int]:
+        """The sampler's; of a single step, where the LoRA on stage wants that to begin if the settings do not say."""
+        total, header = self.base.schedule.total, self.made.sampler if self.made else {}
+        asked = {**header, **settings.sampler_settings}
+        return begun(sampler.grid(settings.steps, total), asked.get(samplers.ONE_STEP), total)
 
     def code(self, steps: int) -> int:
         """What the LoRA on stage wants taken from the timesteps of so many steps (`grids.step_code`)."""

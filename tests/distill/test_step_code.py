@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hypersd import bases, recipe
+from hypersd.diffusion import samplers
 from hypersd.diffusion.grids import step_code, trailing
 from hypersd.diffusion.segments import Segments
 from hypersd.diffusion.solver import ode_walk
@@ -92,6 +93,17 @@ def test_the_lora_says_its_code_and_is_drawn_by_it(drawn, tmp_path):
     assert [drawer.code(n) for n in (1, 2, 4, 8)] == [0, 3, 9, 21]
     assert Drawer(bases.load("toy", "cpu")).code(8) == 0
     assert step_code(8, 0) == 0
+
+
+def test_one_step_begins_where_the_lora_says(tiny_base, tmp_path):
+    """Whoever draws it, by settings of theirs or by its own; more steps, and the base alone, begin as ever."""
+    drawer = Drawer(tiny_base, write_lora(tiny_base, tmp_path / "lora.safetensors", sampler={"one_step": 700}))
+    ddim = samplers.load("ddim")
+    assert drawer.grid(ddim, Settings(1)) == drawer.grid(ddim, settings_for(drawer.made, 1, "tcd")) == [700]
+    assert drawer.grid(ddim, Settings(1, sampler_settings={"one_step": 800})) == [800]
+    assert drawer.grid(ddim, Settings(2)) == [999, 499]
+    assert settings_for(drawer.made, 2).sampler_settings == {}
+    assert Drawer(bases.load("toy", "cpu")).grid(ddim, Settings(1)) == [999]
 
 
 @pytest.mark.parametrize(
