@@ -55,12 +55,15 @@ def hard(guidance: float) -> Plan:
 
 
 def students(steps: Sequence[int], made: Made | None = None) -> list[Plan]:
-    """As the LoRA's header says: its guidance, and its sampler with its settings among the others."""
+    """As the LoRA's header says: its guidance, and its sampler with its settings among the others.
+
+    Of a single step its sampler alone, since there they are all alike.
+    """
     header = made.sampler if made else {}
     own = header.get("name", "ddim")
-    names = list(dict.fromkeys([*STUDENT_SAMPLERS, own]))
-    guidance = own_guidance(made)
-    return [Plan(settings_for(made, n, name, guidance_scale=guidance), lora=True) for n in steps for name in names]
+    names, guidance = list(dict.fromkeys([*STUDENT_SAMPLERS, own])), own_guidance(made)
+    ways = [(n, name) for n in steps for name in (names if n > 1 else [own])]
+    return [Plan(settings_for(made, n, name, guidance_scale=guidance), lora=True) for n, name in ways]
 
 
 def own_guidance(made: Made | None) -> float:

@@ -29,7 +29,7 @@ from hypersd.evaluate import sharing, solvers
 from hypersd.evaluate.eyes import Eyes
 from hypersd.evaluate.protocol import Plan
 
-VERSION = 1  # of what is kept; raise it when the same settings would give other numbers
+VERSION = 1  # of what is kept; raise it when the same settings would give other numbers, or a default is another
 CHUNK, BATCH = 128, 64
 REMEDY = "delete it: it is only kept to save time"
 OF_BASE = ("base", "precision", "device")
@@ -62,7 +62,7 @@ class Studio:
         """Everything that decides a set, the LoRA only where it draws."""
         weights = self.identity if plan.lora else {k: v for k, v in self.identity.items() if k in OF_BASE}
         about = {"version": VERSION, "weights": weights, "eyes": self.eyes.name, "second": second}
-        about |= {"settings": vars(plan.settings), "lora": plan.lora, "seeds": [seeds[0], len(seeds)]}
+        about |= {"settings": changed(plan.settings), "lora": plan.lora, "seeds": [seeds[0], len(seeds)]}
         return about | {"prompts": digest("\n".join(prompts).encode())}
 
     def measure(
@@ -107,6 +107,12 @@ class Studio:
         together = {name: torch.cat([s[name] for s in seen if name in s]).cpu() for name in seen[0]}
         halved = {"features", "second"}  # in fp16, as the features of real pictures are kept
         return {k: v.half() if k in halved else v.float() for k, v in together.items()}
+
+
+def changed(settings: Settings) -> dict[str, Any]:
+    """What differs from the defaults, so that a setting that comes later and is left alone spoils no cache."""
+    usual = vars(Settings())
+    return {name: value for name, value in vars(settings).items() if value != usual[name]}
 
 
 def draw(drawer: Drawer, prompts: Sequence[str], seeds: Sequence[int], settings: Settings) -> Float[Tensor, "b 3 h w"]:

@@ -169,6 +169,7 @@ def test_an_interrupted_set_goes_on_where_it_was(tiny_base, lora, watchers, tmp_
     assert torch.equal(whole["features"], again["features"])
     room.measure(protocol.plan(2, "ddim"), PROMPTS, seeds)
     assert len(drawn) == 3  # other settings are another set
+    assert sets.changed(plan.settings) == {"steps": 1}  # one that comes later, and is left alone, is none
 
 
 def test_a_set_of_the_base_is_drawn_once_for_all_loras_and_never_for_another_precision(
@@ -296,6 +297,7 @@ def test_a_student_draws_with_the_settings_of_its_header(tiny_base, tmp_path):
     assert by["tcd"].label == "LoRA, 2 steps, tcd eta 0.2 w 2"
     assert by["ddim"].settings.sampler_settings == {}
     assert {plan.settings.guidance_scale for plan in by.values()} == {2.0}
+    assert [plan.settings.sampler for plan in protocol.students([1, 2])] == ["ddim", "ddim", "tcd"]
     assert protocol.students([2]) == [protocol.plan(2, sampler, lora=True) for sampler in ("ddim", "tcd")]
 
 
