@@ -61,6 +61,14 @@ RUNS = {
             f"stages.4.override.optimiser={TWO}",
         ],
     ),
+    "emoji": (
+        *(1, TEACHER, 0.02),
+        [
+            *("data={kind: paths, pool: 32}", "teacher.substeps=5", "batch=8", "optimiser.lr=0.02"),
+            *("optimiser.max_norm=1.0e+9", "stages.0.override={}"),
+            *(f"stages.{index}.iterations={n}" for index, n in enumerate((25, 25, 25, 50, 100))),
+        ],
+    ),
 }
 GOLDEN = Path(__file__).parents[1] / "golden" / "methods.json"
 WINDOW = 25
