@@ -46,9 +46,9 @@ def begun(grid: list[int], one_step: float | None, total: int = 1000) -> list[in
     return [int(one_step)]
 
 
-def check_timestep(name: str, t: float | None) -> None:
+def check_one_step(t: float | None) -> None:
     if t is not None and (t < 0 or t != int(t)):
-        raise ValueError(f"{name} must be a timestep, a whole number of 0 or more, not {t}")
+        raise ValueError(f"one_step must be a timestep, a whole number of 0 or more, not {t}")
 
 
 def step_code(steps: int, code: int) -> int:

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from hypersd.diffusion.grids import begun, check_timestep, trailing
+from hypersd.diffusion.grids import begun, check_one_step, trailing
 from hypersd.diffusion.samplers import Callback, Generators
 from hypersd.diffusion.schedule import Schedule
 from hypersd.diffusion.solver import Predict, full, jump
@@ -24,7 +24,7 @@ class Sampler:
     one_step: float | None = None
 
     def __post_init__(self) -> None:
-        check_timestep("one_step", self.one_step)
+        check_one_step(self.one_step)
 
     def grid(self, steps: int, total: int = 1000) -> list[int]:
         return begun(trailing(steps, total), self.one_step, total)

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from hypersd.diffusion.grids import begun, check_timestep, strided
+from hypersd.diffusion.grids import begun, check_one_step, strided
 from hypersd.diffusion.samplers import Callback, Generators, noise_like
 from hypersd.diffusion.schedule import Schedule
 from hypersd.diffusion.solver import Predict, full
@@ -26,7 +26,7 @@ class Sampler:
     one_step: float | None = None
 
     def __post_init__(self) -> None:
-        check_timestep("one_step", self.one_step)
+        check_one_step(self.one_step)
 
     def grid(self, steps: int, total: int = 1000) -> list[int]:
         return begun(strided(steps, total), self.one_step, total)
