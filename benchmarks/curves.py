@@ -32,6 +32,9 @@ PANELS = (
     ("dmd2", "score", "score distillation, the student's"),
     ("dmd2", "score, opponent", "score distillation, the fake score's"),
     ("hyper", "score", "score distillation after TSCD"),
+    ("cfg", "loss", "consistency without guidance (cfg)"),
+    ("feedback", "feedback", "feedback: what a judge misses, on top"),
+    ("feedback", "rollout", "rollout beside it: neither reaches 0"),
 )
 
 
@@ -66,7 +69,7 @@ def main() -> None:
     from matplotlib import pyplot
 
     found = courses()
-    figure, grid = pyplot.subplots(3, 3, figsize=(10, 6.6), layout="constrained")
+    figure, grid = pyplot.subplots(4, 3, figsize=(10, 8.6), layout="constrained")
     for axes, (method, term, title) in zip(grid.flat, PANELS, strict=True):
         draw(axes, found[method][term], WINDOW.get(method, 25), title)
     for axes in grid[-1]:

@@ -1,4 +1,4 @@
-"""The methods' recipes: on Gaussian data each reaches what can be computed for it, and the table tells them apart.
+"""The recipes: on Gaussian data each reaches what can be computed for it, and the methods' table tells them apart.
 
 `tests/golden/methods.json` keeps the course of each loss; rewrite it with `python -m tests.distill.test_rivals`.
 """
@@ -11,11 +11,17 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from hypersd import bases, recipe
+from hypersd.distill.results import NAMES
 from hypersd.distill.train import train
 from hypersd.draw.pipeline import Drawer, Settings
+from hypersd.lora import network
 from tests.diffusion import fixed_point
+from tests.distill.bold import BOLD, FAINT
 from tests.distill.runs import curves
 from tests.shapes import unchecked
 
@@ -29,6 +35,16 @@ HALVE = "{{draw.points: {}, teacher: {{follow: previous, substeps: 2}}}}"
 TWO = "{lr: 0.004, betas: [0.5, 0.99], decay: cosine}"
 """For a student with an opponent."""
 FAKE = "{updates: 3, fake: {lr: 0.05, betas: [0.9, 0.99], decay: cosine}}"
+
+
+def pleased(target: float, weight: float) -> float:
+    """The c at which |c ε − TEACHER ε| and the hinge on the mean square of c ε weigh least together."""
+    eps = torch.randn(2048, 64, generator=torch.Generator().manual_seed(0))
+    c = torch.linspace(TEACHER, 1, 1001)
+    missed = [F.relu(target - (x * eps).square().mean(1)).mean() for x in c]
+    return float(c[((c - TEACHER) * eps.abs().mean() + weight * torch.stack(missed)).argmin()])
+
+
 RUNS = {
     "lcm": (1, TEACHER, 0.05, [*JUMPS, "stages.0.iterations=1000"]),
     "tcd": (
@@ -69,39 +85,66 @@ RUNS = {
             *(f"stages.{index}.iterations={n}" for index, n in enumerate((25, 25, 25, 50, 100))),
         ],
     ),
+    "cfg": (
+        *(4, fixed_point.gain(0.5, 4, "uniform"), 0.03),
+        [*JUMPS, "stages.0.iterations=50", "stages.1.iterations=600"],
+    ),
+    "one-step": (
+        *(1, DATA, 0.05),
+        [
+            *("data={kind: paths, pool: 32}", "teacher.substeps=5", "batch=12", "stages.0.iterations=150"),
+            *(f"optimiser={TWO}", f"losses.score={FAKE}"),
+        ],
+    ),
+    "feedback": (
+        *(1, pleased(target=0.3, weight=4.0), 0.02),
+        [
+            *("data={kind: paths, pool: 32}", "teacher.substeps=5", "batch=16", "draw.steps=[1]"),
+            *("optimiser={lr: 0.01, betas: [0.5, 0.99], decay: cosine}", "stages.0.iterations=150"),
+            f"losses.feedback={{weight: 4, judges: {{{BOLD}: {{target: 0.3}}}}, watch: {{{FAINT}: {{}}}}}}",
+        ],
+    ),
 }
 GOLDEN = Path(__file__).parents[1] / "golden" / "methods.json"
 WINDOW = 25
 
 
-def train_all(folder: Path) -> None:
-    for name, (*_, changes) in RUNS.items():
-        train(recipe.load(RECIPES / f"{name}.yaml", [*TOY, *changes]), folder / name)
+def train_all(folder: Path) -> dict[str, Path]:
+    """Each recipe's result."""
+    return {
+        name: train(recipe.load(RECIPES / f"{name}.yaml", [*TOY, *changes]), folder / name)
+        for name, (*_, changes) in RUNS.items()
+    }
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rivals")
     with unchecked():
-        train_all(folder)
-    return folder
+        return train_all(folder)
 
 
 def spread(file: Path, steps: int) -> float:
-    """Standard deviation of what a LoRA draws."""
-    drawer = Drawer(bases.load("toy", "cpu"), file)
-    return float(drawer.latents([""] * 64, range(64), Settings(steps=steps)).std())
+    """Standard deviation of what a LoRA draws, or a network of its own."""
+    base = bases.load("toy", "cpu")
+    if file.name != NAMES["full"]:
+        drawer, settings = Drawer(base, file), Settings(steps)
+    else:
+        base.unet.load_state_dict(load_file(file))
+        sampler = network.read_header(file).sampler
+        drawer, settings = Drawer(base), Settings(steps, sampler["name"], {"one_step": sampler["one_step"]})
+    return float(drawer.latents([""] * 64, range(64), settings).std())
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_method_reaches_its_closed_form(trained, name):
     steps, expected, tolerance, _ = RUNS[name]
-    assert spread(trained / name / "lora.safetensors", steps) == pytest.approx(expected, rel=tolerance)
+    assert spread(trained[name], steps) == pytest.approx(expected, rel=tolerance)
 
 
 def test_score_distillation_lifts_the_single_step(trained):
     """Hyper-SD §3.3: segments keep the path, and leave one step far from the data."""
-    assert spread(trained / "hyper" / "stage4-1segments.safetensors", 1) < 0.6 * DATA
+    assert spread(trained["hyper"].with_name("stage4-1segments.safetensors"), 1) < 0.6 * DATA
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -109,7 +152,7 @@ def test_losses_take_their_golden_course(trained, name):
     """The same where it begins; later another processor's rounding is amplified (ATEN_CPU_CAPABILITY=default shows it),
     most of all where an opponent moves too: there the whole is as large to a factor of 3.
     """
-    expected, got = json.loads(GOLDEN.read_text())[name], curves(trained / name, WINDOW)
+    expected, got = json.loads(GOLDEN.read_text())[name], curves(trained[name].parent, WINDOW)
     most = 3 if len(expected) > 1 else 1.25
     assert got.keys() == expected.keys()
     for term, stages in expected.items():
@@ -181,5 +224,5 @@ def test_a_method_is_data_of_under_forty_lines():
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        train_all(Path(folder))
-        GOLDEN.write_text(json.dumps({name: curves(Path(folder) / name, WINDOW) for name in RUNS}) + "\n")
+        courses = {name: curves(result.parent, WINDOW) for name, result in train_all(Path(folder)).items()}
+        GOLDEN.write_text(json.dumps(courses) + "\n")
