@@ -1,6 +1,7 @@
 """What a negative prompt does to the miniature's few-step LoRA through NAG, and what it costs.
 
     python -m benchmarks.nag [--seeds 16] [--out benchmarks/results/nag.json] [--sheet docs/images/nag.webp]
+    python -m benchmarks.nag --cfg LORA    the same of a LoRA that keeps guidance (recipes/cfg.yaml), into cfg.json
 
 Prompts leave one thing open: gender, skin tone or style. The negative prompt names a choice of it, as a word
 ("woman") or as the prompt completed with it ("a woman cook, 3D style"). Judge B, which never trained anything,
@@ -82,13 +83,15 @@ class Way:
     negative: str = "caption"
     """Or "word"."""
     lora: bool = True
+    guided: bool = False
+    """Whether it is guided without a negative prompt too."""
     seeds: int | None = None
     """How many of the seeds, if not all."""
 
     @property
     def plain(self) -> tuple[bool, int, float]:
-        """The LoRA draws without guidance, the base with the same guidance."""
-        return self.lora, self.settings["steps"], 1.0 if self.lora else self.settings["guidance_scale"]
+        """Whether with the LoRA, the steps, and the guidance."""
+        return self.lora, self.settings["steps"], self.settings["guidance_scale"] if self.guided else 1.0
 
 
 def ways() -> Iterator[Way]:
@@ -99,7 +102,15 @@ def ways() -> Iterator[Way]:
             yield Way("NAG", {"steps": steps, "nag_scale": scale}, "word", seeds=8)
         yield Way("guidance", {"steps": steps, "guidance_scale": 1.5}, seeds=8)
     for negative in ("caption", "word"):
-        yield Way("base, guidance", {"steps": 25, "guidance_scale": 5}, negative, lora=False, seeds=3)
+        yield Way("base, guidance", {"steps": 25, "guidance_scale": 5}, negative, lora=False, guided=True, seeds=3)
+
+
+def guided_ways() -> Iterator[Way]:
+    """Of a LoRA that keeps guidance, and of the base in as few steps."""
+    for steps, guidance in ((4, 3), (4, 5), (4, 8), (8, 5), (12, 5)):
+        for lora in (True, False):
+            settings = {"steps": steps, "guidance_scale": guidance}
+            yield Way("cfg" if lora else "base, guidance", settings, lora=lora, guided=True, seeds=8)
 
 
 @dataclass
@@ -216,13 +227,18 @@ def _shown(drawer: Drawer, prompt: str, sex: str | None, steps: int, scale: floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=16)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "nag.json")
+    parser.add_argument("--cfg", type=Path, metavar="LORA")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--sheet", type=Path, default=ROOT / "docs" / "images" / "nag.webp")
     asked = parser.parse_args()
     bench, began = Bench(load_judge("b"), asked.seeds), time.process_time()
-    webp.write(asked.sheet, render(sheet(bench.drawers[True], 4, 3.0)))
+    if asked.cfg:
+        bench.drawers[True] = Drawer.load("emoji", asked.cfg)
+    else:
+        webp.write(asked.sheet, render(sheet(bench.drawers[True], 4, 3.0)))
+    out = asked.out or ROOT / "benchmarks" / "results" / ("cfg.json" if asked.cfg else "nag.json")
     rows = []
-    for way in ways():
+    for way in guided_ways() if asked.cfg else ways():
         rows.append(row(bench, way, pairs()))
         facts = rows[-1]["all"]
         print(f"{way.label:<14} {way.settings} {way.negative:<8}", end=" ")
@@ -230,7 +246,7 @@ def main() -> None:
     about = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     about["cpu_minutes"] = round((time.process_time() - began) / 60, 1)
     listed = [asdict(pair) for pair in pairs()]
-    write_json(asked.out, {"rows": rows, "step_ms": cost(bench.drawers[True]), "pairs": listed, **about})
+    write_json(out, {"rows": rows, "step_ms": cost(bench.drawers[True]), "pairs": listed, **about})
 
 
 if __name__ == "__main__":

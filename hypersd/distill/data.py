@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -47,6 +48,10 @@ def silent(words: str) -> None:
 class Data(Protocol):
     """Samples, each chosen by its own generator."""
 
+    @property
+    def held(self) -> Data | None:
+        """Those that are never trained on, if any."""
+
     def draw(self, rngs: Generators) -> Drawn: ...
 
 
@@ -64,6 +69,8 @@ class Drawn:
 class Captioned:
     """Latents with one or more captions each, kept in memory; text is encoded as it is drawn."""
 
+    held: Captioned | None
+
     def __init__(
         self,
         base: Base,
@@ -72,14 +79,29 @@ class Captioned:
         weight: Tensor,
         truth: Kept | None = None,
         empty: float = 0.0,
+        held: int = 0,
     ) -> None:
-        """`empty` is the share of samples that get no caption, as guidance needs."""
+        """`empty` is the share of samples that get no caption, as guidance needs; the last `held` are held out.
+
+        Raises ValueError where that leaves none.
+        """
+        if held >= len(latents):
+            raise ValueError(f"data.held={held} leaves none of {len(latents)} samples to train on: set it lower")
         self.base, self.latents, self.captions, self.truth, self.empty = base, latents, captions, truth, empty
-        self.heap = (weight.double() / weight.double().sum()).cumsum(0)
+        first, self.held = len(latents) - held, None
+        self._within(weight, 0, first)
+        if held:
+            self.held = copy(self)
+            self.held._within(weight, first, len(latents))
+
+    def _within(self, weight: Tensor, first: int, last: int) -> None:
+        """Draws samples from `first` on, up to `last`, by their weight."""
+        self.first, share = first, weight[first:last].double()
+        self.heap = (share / share.sum()).cumsum(0)
 
     def draw(self, rngs: Generators) -> Drawn:
         u_picture, u_text = uniform(rngs, 2)
-        chosen = torch.searchsorted(self.heap, u_picture).clamp(max=len(self.latents) - 1)
+        chosen = self.first + torch.searchsorted(self.heap, u_picture).clamp(max=len(self.heap) - 1)
         lists = [self.captions[picture] for picture in chosen.tolist()]
         texts = [self._text(texts, u) for texts, u in zip(lists, u_text.tolist(), strict=True)]
         x0 = self.latents[chosen].float().to(self.base.device)
@@ -90,7 +112,14 @@ class Captioned:
         return "" if u < self.empty else texts[int((u - self.empty) / (1 - self.empty) * len(texts))]
 
 
-class LatentsSettings(Strict):
+class Pool(Strict):
+    """What the kinds that keep their samples have in common."""
+
+    held: int = Field(0, ge=0)
+    """How many, the last ones, are never trained on: what is lost on them is logged beside training's own loss."""
+
+
+class LatentsSettings(Pool):
     path: Path
     empty: float = Field(0.0, ge=0, lt=1)
     """The share of samples whose caption is left out: 0.1 for a LoRA that is to be guided."""
@@ -99,7 +128,7 @@ class LatentsSettings(Strict):
 def latents(base: Base, settings: LatentsSettings, cache: Path, say: Say) -> Data:
     """A safetensors file: `latents` (n c h w), `weight` (n), and the captions in its header, JSON; maybe a truth."""
     _must_exist(settings.path)
-    return Captioned(base, *read_latents(settings.path), read_truth(settings.path), settings.empty)
+    return Captioned(base, *read_latents(settings.path), read_truth(settings.path), settings.empty, settings.held)
 
 
 def truth_in(settings: dict[str, Any]) -> str | None:
@@ -116,7 +145,7 @@ def _must_exist(path: Path) -> None:
         raise ValueError(f"no latents at {path}: {LATENTS_HINT}")
 
 
-class PromptsSettings(Strict):
+class PromptsSettings(Pool):
     prompts: Path | None = None
     """A text file, one prompt a line; None is the bundled list."""
     pool: int = Field(2048, ge=1)
@@ -131,12 +160,12 @@ class PromptsSettings(Strict):
 def prompts(base: Base, settings: PromptsSettings, cache: Path, say: Say) -> Data:
     """The base's own many-step latents; drawn once, then kept in `cache` under a fingerprint."""
     texts = read_prompts(settings.prompts)
-    key = [base.source, base.latent_shape(), settings.model_dump(mode="json", exclude={"empty"}), texts]
+    key = [base.source, base.latent_shape(), settings.model_dump(mode="json", exclude={"empty", "held"}), texts]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     file = cache / f"pool-{name}.safetensors"
     if not file.is_file():
         _write(file, _pool(base, texts, settings, say), [[texts[i % len(texts)]] for i in range(settings.pool)])
-    return Captioned(base, *read_latents(file), empty=settings.empty)
+    return Captioned(base, *read_latents(file), empty=settings.empty, held=settings.held)
 
 
 def read_prompts(path: Path | None) -> list[str]:
@@ -168,6 +197,8 @@ class GaussianSettings(Strict):
 
 class GaussianData:
     """N(0, std²) latents for the toy."""
+
+    held = None
 
     def __init__(self, base: Base, settings: GaussianSettings) -> None:
         self.base, self.std = base, settings.std

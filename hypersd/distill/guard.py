@@ -12,6 +12,9 @@ EXPLODED = 1e4
 """Times what a stage began with."""
 SETTLE = 20  # iterations: what a stage began with is their mean
 LEAST = 2.0  # standard errors
+RECENT = 50  # iterations
+PARTED = 1.1
+"""Times what training lost lately, from which on a held-out loss says that samples are learnt by heart."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,13 @@ class Guard:
         self.losses.append(loss)
         if scores:
             self.scores.append(scores)
+
+    def by_heart(self, held: float) -> str:
+        """In words, how much more is lost on samples that were held out; nothing where it is hardly more."""
+        lately = fmean(self.losses[-RECENT:])
+        if not held > PARTED * lately > 0:
+            return ""
+        return f"held-out samples lose {held:.4g}, those trained on {lately:.4g}: they are learnt by heart"
 
     @property
     def windows(self) -> list[Sequence[Mapping[str, float]]]:

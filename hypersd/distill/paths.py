@@ -23,17 +23,17 @@ from hypersd.bases import Base
 from hypersd.diffusion import samplers
 from hypersd.diffusion.grids import solver_grid
 from hypersd.diffusion.solver import Predict, ode_walk
-from hypersd.distill.data import SAY_EVERY, Captioned, Data, Say, read_latents, read_prompts, silent
+from hypersd.distill.data import SAY_EVERY, Captioned, Data, Pool, Say, read_latents, read_prompts, silent
 from hypersd.distill.randomness import Generators, generators, uniform
 from hypersd.draw.pipeline import bind
 from hypersd.lora.files import fingerprint
-from hypersd.recipe import Strict, Teacher
+from hypersd.recipe import Teacher
 
 Paths = Float[Tensor, "b p c h w"]
 """Latents at −1 and at each point of the solver grid, ascending."""
 
 
-class Settings(Strict):
+class Settings(Pool):
     prompts: Path | None = None
     """A text file, one prompt a line; None is the bundled list."""
     pool: int = Field(2048, ge=1)
@@ -46,14 +46,14 @@ def load(base: Base, settings: Settings, teacher: Teacher, points: int, cache: P
     """The paths of these prompts; walked once, then kept in `cache` under a fingerprint."""
     prompts = read_prompts(settings.prompts)
     texts = [prompts[i % len(prompts)] for i in range(settings.pool)]
-    about = settings.model_dump(mode="json", exclude={"batch", "prompts"})
+    about = settings.model_dump(mode="json", exclude={"batch", "prompts", "held"})
     key = [fingerprint(base.unet), base.latent_shape(), about, teacher.model_dump(mode="json"), points, texts]
     file = cache / f"paths-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}.safetensors"
     if not file.is_file():
         paths = walk(base, texts, settings, teacher, points, say)
         tensors = {"latents": paths, "weight": torch.ones(len(paths))}
         write_bytes(file, save(tensors, {"captions": json.dumps([[text] for text in texts])}))
-    return Captioned(base, *read_latents(file))
+    return Captioned(base, *read_latents(file), held=settings.held)
 
 
 def walk(

@@ -35,6 +35,9 @@ from hypersd.distill.watch import Silent, Watcher
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe, Stage
 
+HELD = 2**31
+"""In an iteration's place among what seeds a generator: no run is as long."""
+
 
 @dataclass
 class Run:
@@ -235,12 +238,13 @@ def _iterate(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
     return terms
 
 
-def _batch(run: Run, stage: StageParts, iteration: int, indices: range) -> Batch:
-    rngs = generators(run.recipe.seed, stage.index, iteration, indices)
-    drawn = run.data.draw(rngs)
+def _batch(run: Run, stage: StageParts, iteration: int, indices: range, held: Data | None = None) -> Batch:
+    """Of the samples that were held out always the same ones, drawn for no iteration."""
+    rngs = generators(run.recipe.seed, stage.index, HELD if held else iteration, indices)
+    drawn = (held or run.data).draw(rngs)
     draw, guidance = stage.recipe.draw, stage.recipe.teacher.guidance
     batch = draw_batch(run.base, drawn.latents, drawn.cond, rngs, stage.segments, draw, stage.visited, guidance)
-    common = shared(run.recipe.seed, stage.index, iteration)
+    common = shared(run.recipe.seed, stage.index, HELD if held else iteration)
     code = run.recipe.sampler.step_code
     progress = iteration / stage.student.iterations
     return replace(batch, prompts=drawn.prompts, truth=drawn.truth, shared=common, code=code, progress=progress)
@@ -249,15 +253,30 @@ def _batch(run: Run, stage: StageParts, iteration: int, indices: range) -> Batch
 def _learn(
     run: Run, stage: StageParts, batches: list[Batch], losses: dict[str, Callable[[Batch, Nets], Tensor]]
 ) -> dict[str, float]:
-    """Gradients of the losses' sum, over all micro-batches; returns each loss, the mean of all processes."""
+    """Gradients of the losses' sum, if any, over all micro-batches; returns each loss, the mean of all processes."""
     total = torch.zeros(len(losses), device=run.base.device)
     for batch in batches:
         with _folded(run, stage):
             values = torch.stack([loss(batch, stage.nets) for loss in losses.values()])
             values = values * (len(batch) / len(run.share))
-            values.sum().backward()
+            if values.requires_grad:
+                values.sum().backward()
         total += values.detach()
     return dict(zip(losses, run.accelerator.reduce(total, "mean").tolist(), strict=True))
+
+
+def _held(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
+    """What is lost on samples that are never trained on; as often as a checkpoint is made, else nothing."""
+    done, held = iteration + 1, run.data.held
+    if held is None or (done % stage.recipe.checkpoint_every and done < stage.student.iterations):
+        return {}
+    batches = [_batch(run, stage, iteration, indices, held) for indices in _micro_batches(run.share, stage.recipe)]
+    with torch.no_grad():
+        terms = _learn(run, stage, batches, {name: loss.student for name, loss in stage.losses.items()})
+    stage.nets.scores.clear()
+    if done == stage.student.iterations and (words := stage.guard.by_heart(sum(terms.values()))):
+        run.watch.note(f"stage {stage.index + 1}: {words}; more of them (data.pool) would be better")
+    return terms
 
 
 @contextmanager
@@ -302,6 +321,7 @@ def _record(run: Run, stage: StageParts, iteration: int, terms: dict[str, float]
     loss, lr = sum(terms[name] for name in stage.losses), stage.student.rate(iteration)
     scores = _scores(run, stage.nets)
     stage.guard.saw(loss, scores)
+    held = _held(run, stage, iteration)
     run.watch.update(iteration + 1, loss, lr)
     if run.accelerator.is_main_process:
         seconds = round(time.monotonic() - run.started, 2)
@@ -316,6 +336,8 @@ def _record(run: Run, stage: StageParts, iteration: int, terms: dict[str, float]
             line["terms"] = terms
         if scores:
             line["scores"] = scores
+        if held:
+            line["held"] = held
         log.append(run.out, line)
 
 

@@ -58,12 +58,26 @@ def test_prompts_alone_are_enough_and_the_pool_is_drawn_once(tiny_base, tmp_path
     assert not torch.equal(data.load(tiny_base, other, tmp_path).latents, first.latents)
 
 
+def test_what_is_held_out_is_never_trained_on(tiny_base, tmp_path):
+    """And the rest is drawn as before: by weight, with its own captions."""
+    path = tmp_path / "latents.safetensors"
+    write(path, [["a cat"], ["a dog"], ["a fox"], ["an owl"]], weight=(1.0, 3.0, 5.0, 5.0))
+    source = data.load(tiny_base, {"kind": "latents", "path": str(path), "held": 2}, tmp_path)
+    trained, held = (part.draw(generators(0, 0, 0, range(200))) for part in (source, source.held))
+    which = trained.latents[:, 0, 0, 0]
+    assert set(zip(trained.prompts, which.tolist(), strict=True)) == {("a cat", 0.0), ("a dog", 1.0)}
+    assert 0.65 < which.mean() < 0.85
+    assert set(zip(held.prompts, held.latents[:, 0, 0, 0].tolist(), strict=True)) == {("a fox", 2.0), ("an owl", 3.0)}
+    assert source.held.held is None
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
         ({"kind": "pictures"}, ValueError, "unknown data kind 'pictures': use one of latents, prompts, gaussian"),
         ({"kind": "latents", "path": "nowhere"}, ValueError, "no latents at nowhere"),
         ({"kind": "latents"}, ValueError, "lacks 'data.path'"),
+        ({"kind": "prompts", "pool": 2, "held": 2, "steps": 1}, ValueError, "data.held=2 leaves none of 2 samples"),
         ({"kind": "prompts", "pol": 3}, ValueError, "'data.pol': did you mean 'pool'"),
     ],
 )

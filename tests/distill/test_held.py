@@ -1,0 +1,93 @@
+"""Samples that are held out: they change nothing, and their loss is logged."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hypersd import recipe
+from hypersd.distill.train import train
+from hypersd.distill.watch import Silent
+from tests.distill.runs import contents
+
+RECIPE = {
+    "name": "held",
+    "base": "toy",
+    "lora": {"rank": 1, "dtype": "fp32"},
+    "teacher": {"guidance": [1, 1]},
+    "losses": {"consistency": {}},
+    "batch": 8,
+    "checkpoint_every": 4,
+    "stages": [{"segments": 8, "iterations": 6}, {"segments": 4, "iterations": 4}],
+}
+
+
+class Heard(Silent):
+    def __init__(self):
+        self.said = []
+
+    def note(self, text):
+        self.said.append(text)
+
+
+def made(path, latents, **settings):
+    captions = json.dumps([[""]] * len(latents))
+    save_file({"latents": latents, "weight": torch.ones(len(latents))}, path, {"captions": captions})
+    return recipe.parse({**RECIPE, "data": {"kind": "latents", "path": str(path), **settings}})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One on eight samples, and one that holds four more out, a hundred times as large."""
+    folder, latents = tmp_path_factory.mktemp("held"), 0.3 * torch.randn(8, 1, 8, 8)
+    heard = {name: Heard() for name in ("alone", "held")}
+    train(made(folder / "8.safetensors", latents), folder / "alone", watch=heard["alone"])
+    more = torch.cat([latents, 100 * latents[:4]])
+    train(made(folder / "12.safetensors", more, held=4), folder / "held", watch=heard["held"])
+    return folder, {name: one.said for name, one in heard.items()}
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_training_is_as_if_they_were_not_there(runs):
+    folder, _ = runs
+    alone, held = (contents(folder / name / "lora.safetensors")[0] for name in ("alone", "held"))
+    assert all(torch.equal(tensor, held[name]) for name, tensor in alone.items())
+    assert [line["loss"] for line in lines(folder / "alone")] == [line["loss"] for line in lines(folder / "held")]
+
+
+def test_their_loss_is_logged_as_often_as_a_checkpoint_is_made_and_at_each_stages_end(runs):
+    folder, _ = runs
+    with_it = [(line["stage"], line["iteration"]) for line in lines(folder / "held") if "held" in line]
+    assert with_it == [(0, 3), (0, 5), (1, 3)]
+    assert not any("held" in line for line in lines(folder / "alone"))
+    assert all(line["held"]["consistency"] > line["loss"] for line in lines(folder / "held") if "held" in line)
+
+
+def test_who_waits_is_told_where_the_two_part(runs):
+    _, said = runs
+    assert any("held-out samples lose" in words and "data.pool" in words for words in said["held"])
+    assert not any("held-out" in words for words in said["alone"])
+
+
+def test_a_run_goes_on_where_it_was_cut(runs, tmp_path):
+    """With the same held-out losses: they are of the same samples, whenever they are asked."""
+    folder, _ = runs
+
+    class Cut(Silent):
+        def update(self, iteration, loss, lr):
+            if iteration == 5:
+                raise KeyboardInterrupt
+
+    asked = recipe.parse({**RECIPE, "data": {"kind": "latents", "path": str(folder / "12.safetensors"), "held": 4}})
+    with pytest.raises(KeyboardInterrupt):
+        train(asked, tmp_path / "cut", watch=Cut())
+    train(asked, tmp_path / "cut", resume=True)
+    assert [line.get("held") for line in lines(tmp_path / "cut")] == [
+        line.get("held") for line in lines(folder / "held")
+    ]
