@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from hypersd.evaluate.report import Row, Stat, grid
 
 Methods = Mapping[tuple[str, int], Row]
-"""(method, steps) -> what it gets with its own sampler, all seeds together."""
+"""(method, steps) -> what it gets with its own sampler, all seeds together.
+
+Of one step begun lower than it was trained to, the method is called NAME from T.
+"""
 LOWER = ("fd_teacher", "fd_real", "path")
 """Measures of which less is better; of the others more is."""
 RIVALS = ("lcm", "tcd", "pcm", "lightning", "dmd2")
@@ -58,11 +61,16 @@ def against_rivals(methods: Methods) -> list[Claim]:
         for n in STEPS:
             for measure in ("alignment", "fd_teacher"):
                 claim = Claim(f"{ours} is ahead of the strongest rival", ours, "", n, measure)
-                rivals = [name for name in RIVALS if _has(methods, name, n, measure)]
+                rivals = [name for name in rivals_of(methods) if _has(methods, name, n, measure)]
                 if rivals and _has(methods, ours, n, measure):
                     best = max(rivals, key=lambda name: claim.sign * methods[name, n].mean(measure))
                     found.append(Claim(claim.words, ours, best, n, measure))
     return found
+
+
+def rivals_of(methods: Methods) -> list[str]:
+    """Those that were run, in every way of drawing."""
+    return list(dict.fromkeys(name for name, _ in methods if name.partition(" ")[0] in RIVALS))
 
 
 def verdict(claim: Claim, better: Stat, worse: Stat) -> str:
@@ -97,5 +105,8 @@ def _number(stat: Stat) -> str:
 
 def own(runs: Sequence[dict], rows: Mapping[tuple[str, int, str, float], Row]) -> Methods:
     """Of a method's rows those of the sampler that its recipe names."""
-    samplers = {run["recipe"]["name"]: run["recipe"]["sampler"]["name"] for run in runs}
-    return {(name, n): row for (name, n, sampler, _), row in rows.items() if samplers[name] == sampler}
+    samplers, found = {run["recipe"]["name"]: run["recipe"]["sampler"]["name"] for run in runs}, {}
+    for (name, n, sampler, _), row in rows.items():
+        if sampler.startswith(samplers[name]):
+            found[name + sampler.removeprefix(samplers[name]), n] = row
+    return found

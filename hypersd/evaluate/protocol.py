@@ -7,8 +7,9 @@ are drawn from other seeds, in every way of drawing alike, and give each number 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from hypersd.diffusion.samplers import ONE_STEP
 from hypersd.draw.pipeline import Made, Settings, settings_for
 from hypersd.evaluate.captions import SPLITS
 from hypersd.evaluate.solvers import SCHEDULERS
@@ -18,6 +19,8 @@ HARD_STEPS = 4
 BASELINE_SAMPLERS = ("ddim", *SCHEDULERS)
 STUDENT_SAMPLERS = ("ddim", "tcd")
 REFERENCE, SELECTION = 0, 90
+LOWER = 800
+"""Where a single step is begun too by whoever was trained for no other place, which costs nothing: Hyper-SD §4.1."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,17 @@ class Plan:
 
     settings: Settings
     lora: bool = False
+    lower: bool = False
+    """Whether its single step begins at LOWER, where it was not trained to."""
 
     @property
     def evaluations(self) -> int:
         """Passes of the network for one picture; guidance makes two of each."""
         return self.settings.steps * (1 if self.settings.guidance_scale == 1 else 2)
+
+    @property
+    def sampler(self) -> str:
+        return f"{self.settings.sampler} from {LOWER}" if self.lower else self.settings.sampler
 
     @property
     def label(self) -> str:
@@ -57,13 +66,23 @@ def hard(guidance: float) -> Plan:
 def students(steps: Sequence[int], made: Made | None = None) -> list[Plan]:
     """As the LoRA's header says: its guidance, and its sampler with its settings among the others.
 
-    Of a single step its sampler alone, since there they are all alike.
+    Of a single step its sampler alone, since there they are all alike; and begun lower, if the header does not say
+    where it begins.
     """
     header = made.sampler if made else {}
     own = header.get("name", "ddim")
     names, guidance = list(dict.fromkeys([*STUDENT_SAMPLERS, own])), own_guidance(made)
     ways = [(n, name) for n in steps for name in (names if n > 1 else [own])]
-    return [Plan(settings_for(made, n, name, guidance_scale=guidance), lora=True) for n, name in ways]
+    found = [Plan(settings_for(made, n, name, guidance_scale=guidance), lora=True) for n, name in ways]
+    if 1 in steps and ONE_STEP not in header:
+        found.append(lowered(Plan(settings_for(made, 1, own, guidance_scale=guidance), lora=True)))
+    return found
+
+
+def lowered(one: Plan) -> Plan:
+    """A plan of one step, begun at LOWER."""
+    settings = {**one.settings.sampler_settings, ONE_STEP: LOWER}
+    return replace(one, settings=replace(one.settings, sampler_settings=settings), lower=True)
 
 
 def own_guidance(made: Made | None) -> float:
@@ -72,9 +91,10 @@ def own_guidance(made: Made | None) -> float:
 
 
 def at_steps(steps: int, guidance: float) -> list[Plan]:
-    """The undistilled base at N steps: guidance 1, 2, g times three solvers."""
+    """The undistilled base at N steps: guidance 1, 2, g times three solvers; a single step begun lower too."""
     scales = list(dict.fromkeys((1.0, 2.0, float(guidance))))
-    return [plan(steps, sampler, scale) for scale in scales for sampler in BASELINE_SAMPLERS]
+    found = [plan(steps, sampler, scale) for scale in scales for sampler in BASELINE_SAMPLERS]
+    return found + [lowered(plan(1, "ddim", scale)) for scale in scales] * (steps == 1)
 
 
 def at_evaluations(evaluations: int, guidance: float) -> list[Plan]:

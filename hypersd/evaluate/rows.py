@@ -111,7 +111,7 @@ def row(job: Job, ruler: Ruler, role: str, plan: Plan) -> Row:
     sets = [ruler.measure(job.draw(plan, n, second=n == 1)) for n in range(1, job.sets + 1)]
     values = {name: Stat(tuple(found[name] for found in sets if name in found)) for name in sets[0]}
     settings = plan.settings
-    return Row(role, settings.steps, plan.evaluations, settings.sampler, settings.guidance_scale, values)
+    return Row(role, settings.steps, plan.evaluations, plan.sampler, settings.guidance_scale, values)
 
 
 def path_errors(job: Job, plans: Sequence[Plan]) -> tuple[dict[str, Stat], dict[str, dict[str, Stat]]]:

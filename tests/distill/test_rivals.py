@@ -70,7 +70,7 @@ RUNS = {
     "hyper": (
         *(1, DATA, 0.15),
         [
-            *(*JUMPS, *(f"stages.{index}.iterations=100" for index in range(4)), "stages.4.iterations=150"),
+            *(*JUMPS, *(f"stages.{index}.iterations=100" for index in range(4)), "stages.4.iterations=200"),
             "losses.adversarial.heads={lr: 0.005, betas: [0, 0.99]}",
             "stages.4.override.draw={end: visited, visited_share: 1.0, samplers: [ddim], steps: [1]}",
             f"stages.4.override.losses.score={FAKE}",

@@ -10,6 +10,15 @@ def test_the_nearest_plan_is_chosen_and_all_are_reported():
     assert len(far) == 9
 
 
+def test_a_single_step_is_begun_lower_too():
+    """From 800, as Hyper-SD's one-step network is; every guidance, and the reference sampler alone."""
+    lower = [plan for plan in protocol.at_steps(1, 5.0) if plan.lower]
+    assert [plan.settings.guidance_scale for plan in lower] == [1, 2, 5]
+    assert {plan.sampler for plan in lower} == {"ddim from 800"}
+    assert {plan.settings.sampler_settings["one_step"] for plan in lower} == {800}
+    assert [plan.sampler for plan in protocol.at_evaluations(1, 5.0)][-1] == "ddim from 800"
+
+
 def test_guidance_costs_two():
     assert protocol.teacher(5.0).evaluations == 50
     assert protocol.plan(4, "ddim").evaluations == 4

@@ -66,3 +66,15 @@ def test_each_method_is_seen_with_its_own_sampler():
     runs = [{"recipe": {"name": "tcd", "sampler": {"name": "tcd"}}}]
     rows = {("tcd", 2, sampler, 1.0): row("tcd", 2, 0.9, fd) for sampler, fd in (("ddim", 1.0), ("tcd", 2.0))}
     assert claims.own(runs, rows)["tcd", 2].mean("fd_teacher") == 2.0
+
+
+def test_one_step_begun_lower_is_a_rival_too():
+    runs = [{"recipe": {"name": name, "sampler": {"name": "tcd"}}} for name in ("tcd", "hyper")]
+    seen = {("tcd", "tcd"): 0.7, ("tcd", "tcd from 800"): 0.9, ("hyper", "tcd"): 0.8}
+    own = claims.own(runs, {(name, 1, sampler, 1.0): row(name, 1, a, 9.0) for (name, sampler), a in seen.items()})
+    assert {name: row.mean("alignment") for (name, _), row in own.items()} == {
+        "tcd": 0.7,
+        "tcd from 800": 0.9,
+        "hyper": 0.8,
+    }
+    assert {claim.worse for claim in against_rivals(own) if claim.measure == "alignment"} == {"tcd from 800"}

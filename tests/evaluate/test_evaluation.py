@@ -206,7 +206,7 @@ def test_a_whole_evaluation(tiny_folder, lora, watchers, folder, tmp_path, monke
     ]
     assert set(found.selection) == {"2 steps", "2 evaluations"}
     assert len(found.selection["2 steps"]) == 9
-    assert len(found.selection["2 evaluations"]) == 3 + 6
+    assert len(found.selection["2 evaluations"]) == 3 + 6 + 2
     assert all(len(row.values["fd_teacher"].values) == 2 for row in found.rows)
     assert set(found.paths) == {"base, guidance 3", "base, guidance 1", "LoRA"}
     assert len(found.paths["LoRA"]) == 2 + 9
@@ -297,7 +297,9 @@ def test_a_student_draws_with_the_settings_of_its_header(tiny_base, tmp_path):
     assert by["tcd"].label == "LoRA, 2 steps, tcd eta 0.2 w 2"
     assert by["ddim"].settings.sampler_settings == {}
     assert {plan.settings.guidance_scale for plan in by.values()} == {2.0}
-    assert [plan.settings.sampler for plan in protocol.students([1, 2])] == ["ddim", "ddim", "tcd"]
+    assert [plan.sampler for plan in protocol.students([1, 2])] == ["ddim", "ddim", "tcd", "ddim from 800"]
+    assert [plan.lower for plan in protocol.students([1], found)] == [False, True]
+    assert protocol.students([1], found)[1].settings.sampler_settings == {"eta": 0.2, "one_step": 800}
     assert protocol.students([2]) == [protocol.plan(2, sampler, lora=True) for sampler in ("ddim", "tcd")]
 
 
