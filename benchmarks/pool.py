@@ -1,6 +1,6 @@
 """Whether the bundled LoRA, or another, has learnt its pool of paths by heart.
 
-    python -m benchmarks.pool [LORA ...] [--pool 12288] [--out benchmarks/results/pool.json]
+    python -m benchmarks.pool [LORA ...] [--paths 256] [--out benchmarks/results/pool.json]
 
 The same captions from the noise that it was trained on, and from new noise: how far its drawings are from where the
 teacher's path ends, as |x0 − teacher's| / |teacher's| over all latents. What is more on new noise was learnt by heart.
@@ -52,8 +52,7 @@ def missed(drawer: Drawer, texts: Sequence[str], path: Tensor, steps: int) -> fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lora", type=Path, nargs="*", default=[bundled.LORA])
-    parser.add_argument("--pool", type=int, default=recipe.load(RECIPE).data["pool"], help="paths it was trained on")
-    parser.add_argument("--paths", type=int, default=256, help="how many of either kind are looked at")
+    parser.add_argument("--paths", type=int, default=256, help="of either kind; the recipe's first")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "pool.json")
     asked = parser.parse_args()
     texts = read_prompts(None)[: asked.paths]
@@ -63,9 +62,9 @@ def main() -> None:
         drawer, digest = Drawer.load("emoji", file), hashlib.sha256(file.read_bytes()).hexdigest()
         for steps in STEPS:
             errors = {kind: round(missed(drawer, texts, path, steps), 4) for kind, path in of.items()}
-            rows.append({"lora": digest[:12], "steps": steps, **errors})
+            rows.append({"lora": file.stem, "sha256": digest[:12], "steps": steps, **errors})
             print(rows[-1], flush=True)
-    write_json(asked.out, {"paths": len(texts), "pool": asked.pool, "rows": rows, "torch": torch.__version__})
+    write_json(asked.out, {"paths": len(texts), "rows": rows, "torch": torch.__version__})
 
 
 if __name__ == "__main__":
