@@ -12,9 +12,9 @@ EXPLODED = 1e4
 """Times what a stage began with."""
 SETTLE = 20  # iterations: what a stage began with is their mean
 LEAST = 2.0  # standard errors
-RECENT = 50  # iterations
 PARTED = 1.1
-"""Times what training lost lately, from which on a held-out loss says that samples are learnt by heart."""
+"""Times what is lost on samples that are trained on, from which on a held-out loss says that those are learnt by heart.
+"""
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,6 @@ class Guard:
         if scores:
             self.scores.append(scores)
 
-    def by_heart(self, held: float) -> str:
-        """In words, how much more is lost on samples that were held out; nothing where it is hardly more."""
-        lately = fmean(self.losses[-RECENT:])
-        if not held > PARTED * lately > 0:
-            return ""
-        return f"held-out samples lose {held:.4g}, those trained on {lately:.4g}: they are learnt by heart"
-
     @property
     def windows(self) -> list[Sequence[Mapping[str, float]]]:
         """The scores in whole windows."""
@@ -109,6 +102,13 @@ class Guard:
         assert self.watched
         first, window = self.windows[0], self.windows[index]
         return fmean(_difference(first, window, name) for name in self.watched.held_out)
+
+
+def by_heart(held: float, trained: float) -> str:
+    """In words, how much more is lost on samples that were held out; nothing where it is hardly more."""
+    if not held > PARTED * trained > 0:
+        return ""
+    return f"samples that were held out lose {held:.4g}, those trained on {trained:.4g}: they are learnt by heart"
 
 
 def _difference(a: Sequence[Mapping[str, float]], b: Sequence[Mapping[str, float]], name: str) -> float:

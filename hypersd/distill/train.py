@@ -25,7 +25,7 @@ from hypersd.diffusion.segments import Segments
 from hypersd.distill import checkpoint, log, resolve, results, trained
 from hypersd.distill.checkpoint import Progress
 from hypersd.distill.data import Data
-from hypersd.distill.guard import Guard
+from hypersd.distill.guard import Guard, by_heart
 from hypersd.distill.losses import Adversary, Loss
 from hypersd.distill.randomness import generators, shared
 from hypersd.distill.samples import draw_strip
@@ -35,7 +35,7 @@ from hypersd.distill.watch import Silent, Watcher
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe, Stage
 
-HELD = 2**31
+TEST = 2**31
 """In an iteration's place among what seeds a generator: no run is as long."""
 
 
@@ -238,13 +238,13 @@ def _iterate(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
     return terms
 
 
-def _batch(run: Run, stage: StageParts, iteration: int, indices: range, held: Data | None = None) -> Batch:
-    """Of the samples that were held out always the same ones, drawn for no iteration."""
-    rngs = generators(run.recipe.seed, stage.index, HELD if held else iteration, indices)
-    drawn = (held or run.data).draw(rngs)
+def _batch(run: Run, stage: StageParts, iteration: int, indices: range, test: Data | None = None) -> Batch:
+    """Of what is to be tested always the same samples, drawn for no iteration."""
+    rngs = generators(run.recipe.seed, stage.index, TEST if test else iteration, indices)
+    drawn = (test or run.data).draw(rngs)
     draw, guidance = stage.recipe.draw, stage.recipe.teacher.guidance
     batch = draw_batch(run.base, drawn.latents, drawn.cond, rngs, stage.segments, draw, stage.visited, guidance)
-    common = shared(run.recipe.seed, stage.index, HELD if held else iteration)
+    common = shared(run.recipe.seed, stage.index, TEST if test else iteration)
     code = run.recipe.sampler.step_code
     progress = iteration / stage.student.iterations
     return replace(batch, prompts=drawn.prompts, truth=drawn.truth, shared=common, code=code, progress=progress)
@@ -265,18 +265,24 @@ def _learn(
     return dict(zip(losses, run.accelerator.reduce(total, "mean").tolist(), strict=True))
 
 
-def _held(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
-    """What is lost on samples that are never trained on; as often as a checkpoint is made, else nothing."""
-    done, held = iteration + 1, run.data.held
-    if held is None or (done % stage.recipe.checkpoint_every and done < stage.student.iterations):
+def _test(run: Run, stage: StageParts, iteration: int) -> dict[str, dict[str, float]]:
+    """What is lost on samples that are held out, and on as many others, all else drawn alike; as often as a checkpoint
+    is made, else nothing.
+    """
+    done = iteration + 1
+    if run.data.held is None or (done % stage.recipe.checkpoint_every and done < stage.student.iterations):
         return {}
-    batches = [_batch(run, stage, iteration, indices, held) for indices in _micro_batches(run.share, stage.recipe)]
-    with torch.no_grad():
-        terms = _learn(run, stage, batches, {name: loss.student for name, loss in stage.losses.items()})
+    found: dict[str, dict[str, float]] = {}
+    terms: dict[str, Callable[[Batch, Nets], Tensor]] = {name: loss.student for name, loss in stage.losses.items()}
+    for name, data in (("held", run.data.held), ("trained", run.data)):
+        batches = [_batch(run, stage, iteration, indices, data) for indices in _micro_batches(run.share, stage.recipe)]
+        with torch.no_grad():
+            found[name] = _learn(run, stage, batches, terms)
     stage.nets.scores.clear()
-    if done == stage.student.iterations and (words := stage.guard.by_heart(sum(terms.values()))):
+    held, trained = (sum(found[name].values()) for name in ("held", "trained"))
+    if done == stage.student.iterations and (words := by_heart(held, trained)):
         run.watch.note(f"stage {stage.index + 1}: {words}; more of them (data.pool) would be better")
-    return terms
+    return found
 
 
 @contextmanager
@@ -321,7 +327,7 @@ def _record(run: Run, stage: StageParts, iteration: int, terms: dict[str, float]
     loss, lr = sum(terms[name] for name in stage.losses), stage.student.rate(iteration)
     scores = _scores(run, stage.nets)
     stage.guard.saw(loss, scores)
-    held = _held(run, stage, iteration)
+    tested = _test(run, stage, iteration)
     run.watch.update(iteration + 1, loss, lr)
     if run.accelerator.is_main_process:
         seconds = round(time.monotonic() - run.started, 2)
@@ -336,9 +342,7 @@ def _record(run: Run, stage: StageParts, iteration: int, terms: dict[str, float]
             line["terms"] = terms
         if scores:
             line["scores"] = scores
-        if held:
-            line["held"] = held
-        log.append(run.out, line)
+        log.append(run.out, {**line, **tested})
 
 
 def _scores(run: Run, nets: Nets) -> dict[str, float]:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from hypersd.distill.guard import Guard, Watched
+from hypersd.distill.guard import Guard, Watched, by_heart
 
 WATCHED = Watched(("a",), ("b",), 4, False)
 
@@ -76,9 +76,6 @@ def test_a_resumed_stage_has_seen_what_it_had():
 
 
 def test_what_is_learnt_by_heart_is_said_where_held_out_samples_lose_more():
-    guard = Guard()
-    for index in range(100):
-        guard.saw(3.0 if index < 50 else 1.0, {})  # what counts is what it lost lately
-    assert guard.by_heart(1.09) == ""
-    assert guard.by_heart(1.2) == "held-out samples lose 1.2, those trained on 1: they are learnt by heart"
-    assert Guard(losses=[-1.0]).by_heart(1.0) == ""  # no distance
+    assert by_heart(1.09, 1.0) == ""
+    assert by_heart(1.2, 1.0) == "samples that were held out lose 1.2, those trained on 1: they are learnt by heart"
+    assert by_heart(1.0, -1.0) == ""  # no distance
