@@ -40,6 +40,10 @@ def sample(
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="ddim, tcd or lcm. (default: the LoRA's, or ddim)")] = None,
     eta: Annotated[float | None, typer.Option(help="TCD's noise, 0 to 1.")] = None,
+    one_step: Annotated[
+        int | None,
+        typer.Option(help="The timestep that a single step begins at, such as 800. (default: the LoRA's, or 999)"),
+    ] = None,
     width: Annotated[int | None, typer.Option(help="In pixels. (default: the base's)")] = None,
     height: Annotated[int | None, typer.Option(help="In pixels. (default: the base's)")] = None,
     out: Annotated[Path | None, typer.Option(help="A .png file. (default: in outputs/)")] = None,
@@ -57,7 +61,7 @@ def sample(
     path = path or check_png(OUTPUTS / f"{slug(prompt)}-{steps}steps-seed{seed}.png")
     others = {"negative": negative, "nag_scale": nag, "nag_tau": nag_tau, "nag_alpha": nag_alpha}
     size = {"width": width, "height": height}
-    settings = settings_for(drawer.made, steps, sampler, eta, guidance, **others, **size)
+    settings = settings_for(drawer.made, steps, sampler, eta, guidance, one_step, **others, **size)
     for number in range(seed, seed + count):
         began = time.perf_counter()
         picture = png.to_pil(drawer.draw([prompt], [number], settings)[0])

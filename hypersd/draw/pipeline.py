@@ -219,9 +219,13 @@ def settings_for(
     sampler: str | None = None,
     eta: float | None = None,
     guidance_scale: float | None = None,
+    one_step: int | None = None,
     **others: Any,
 ) -> Settings:
-    """What was asked for; what was not is as the header of a LoRA or base says, or as suits a base alone."""
+    """What was asked for; what was not is as the header of a LoRA or base says, or as suits a base alone.
+
+    Raises ValueError for what there is not, or a `one_step` of several.
+    """
     header: dict[str, Any] = made.sampler if made else {"guidance_scale": BASE_GUIDANCE}
     check_steps(steps, made is not None, header.get("steps") or ())
     if steps > (most := max(header.get("steps") or [steps])):
@@ -231,6 +235,10 @@ def settings_for(
     chosen = samplers.meant(header, name)
     if steps > 1:
         chosen.pop(samplers.ONE_STEP, None)
+    if one_step is not None:
+        if steps > 1:
+            raise ValueError(f"one_step is where a single step begins, and there are {steps}: set steps to 1")
+        chosen[samplers.ONE_STEP] = one_step
     if eta is not None and not (name == "ddim" and eta == 0):  # that is what DDIM is, and no setting of it
         chosen["eta"] = eta
     return Settings(

@@ -126,6 +126,15 @@ def test_notices_are_one_line_each(tiny_folder: Path) -> None:
     assert "--nag" in negative
 
 
+def test_a_single_step_begins_where_it_is_told_to(tiny_folder: Path) -> None:
+    command = ["sample", "a fox", "--base", tiny_folder, "--lora", "none", "--steps", 1, "--guidance", 1]
+    run(*command, "--out", "usual.png")
+    run(*command, "--one-step", 800, "--out", "lower.png")
+    run(*command, "--one-step", 999, "--out", "same.png")
+    assert pixels("lower.png") != pixels("usual.png") == pixels("same.png")
+    assert png.read(Path("lower.png")).sampler_settings == {"one_step": 800}
+
+
 def test_a_negative_prompt_acts_through_nag_and_the_picture_says_so(tiny_folder: Path) -> None:
     command = ["sample", "a fox", "--base", tiny_folder, "--steps", 2, "--guidance", 1]
     run(*command, "--out", "plain.png")

@@ -94,6 +94,9 @@ def test_settings_come_from_the_header_unless_said(tiny_base, tmp_path) -> None:
     assert settings_for(lora, 4, eta=0.1).sampler_settings == {"eta": 0.1}
     assert settings_for(None, 25) == Settings(25, "ddim", {}, BASE_GUIDANCE)
     assert settings_for(None, 25, eta=0.0).sampler_settings == {}
+    assert settings_for(lora, 1, one_step=800).sampler_settings == {"eta": 0.5, "one_step": 800}
+    with pytest.raises(ValueError, match="where a single step begins, and there are 4: set steps to 1"):
+        settings_for(lora, 4, one_step=800)
 
 
 def test_steps_have_a_range_with_a_lora_and_a_wider_one_without() -> None:
