@@ -33,7 +33,7 @@ STEPS = (1, 2, 4, 8)
 
 def walked(texts: Sequence[str], seed: int) -> Tensor:
     """Noise and picture of each path, n 2 c h w."""
-    made, base = recipe.load(RECIPE), bases.load("emoji", "cpu")
+    made, base = recipe.load(RECIPE), bases.load("emoji")
     settings = paths.Settings(pool=len(texts), seed=seed)
     whole = paths.walk(base, texts, settings, made.teacher, made.draw.points)
     return whole[:, [-1, 0]].float()
@@ -43,9 +43,9 @@ def missed(drawer: Drawer, texts: Sequence[str], path: Tensor, steps: int) -> fl
     """The relative error of DDIM's drawings from the paths' noise."""
     sampler, cond = samplers.load("ddim"), drawer.base.encode(list(texts))
     with torch.no_grad(), drawer.on_stage():
-        predict = bind(drawer.base, cond, drawer.base.null(cond), 1.0)
-        grid = drawer.grid(sampler, Settings(steps))
-        drawn = sampler(predict, drawer.base.schedule, path[:, 0], grid, [torch.Generator()] * len(texts))
+        predict = bind(drawer.base, cond, drawer.base.null(cond), 1.0, drawer.code(steps))
+        grid, noise = drawer.grid(sampler, Settings(steps)), path[:, 0].to(drawer.base.device)
+        drawn = sampler(predict, drawer.base.schedule, noise, grid, [torch.Generator()] * len(texts)).cpu()
     return float((drawn - path[:, 1]).norm() / path[:, 1].norm())
 
 

@@ -120,8 +120,16 @@ def holds_code(path: Path) -> bool:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(document):
     targets = [markdown or html for markdown, html in LINK.findall(without_code(document.read_text()))]
-    here = [target.partition("#")[0] for target in targets if not re.match(r"\w+:|#", target)]
-    assert [target for target in here if not (document.parent / target).exists()] == []
+    here = [target.partition("#") for target in targets if not re.match(r"\w+:", target)]
+    files = {(document.parent / file if file else document, anchor) for file, _, anchor in here}
+    assert [file for file, _ in files if not file.exists()] == []
+    assert [(file.name, anchor) for file, anchor in files if anchor and anchor not in headings(file)] == []
+
+
+def headings(document: Path) -> set[str]:
+    """Of a page, as links name them."""
+    titles = re.findall(r"^#+ (.*)$", without_code(document.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def without_code(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 MAX_STEPS = 8
@@ -46,9 +47,11 @@ def begun(grid: list[int], one_step: float | None, total: int = 1000) -> list[in
     return [int(one_step)]
 
 
-def check_one_step(t: float | None) -> None:
-    if t is not None and (t < 0 or t != int(t)):
-        raise ValueError(f"one_step must be a timestep, a whole number of 0 or more, not {t}")
+def check_one_step(t: object) -> None:
+    """Raises ValueError for what is no timestep; a header may hold anything."""
+    known = isinstance(t, (int, float)) and math.isfinite(t) and t >= 0 and t == int(t)
+    if t is not None and not known:
+        raise ValueError(f"one_step must be a timestep, a whole number of 0 or more, not {t!r}")
 
 
 def step_code(steps: int, code: int) -> int:

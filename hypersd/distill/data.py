@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -81,27 +81,22 @@ class Captioned:
         empty: float = 0.0,
         held: int = 0,
     ) -> None:
-        """`empty` is the share of samples that get no caption, as guidance needs; the last `held` are held out.
-
-        Raises ValueError where that leaves none.
+        """`empty` is the share of samples that get no caption, as guidance needs; `held` of those with a weight, the
+        same whenever they are chosen, are held out. Raises ValueError where that leaves none.
         """
-        if held >= len(latents):
-            raise ValueError(f"data.held={held} leaves none of {len(latents)} samples to train on: set it lower")
         self.base, self.latents, self.captions, self.truth, self.empty = base, latents, captions, truth, empty
-        first, self.held = len(latents) - held, None
-        self._within(weight, 0, first)
+        self.held, self.heap = None, heap(weight)
         if held:
-            self.held = copy(self)
-            self.held._within(weight, first, len(latents))
-
-    def _within(self, weight: Tensor, first: int, last: int) -> None:
-        """Draws samples from `first` on, up to `last`, by their weight."""
-        self.first, share = first, weight[first:last].double()
-        self.heap = (share / share.sum()).cumsum(0)
+            weighs = weight.nonzero().squeeze(1)
+            leaves_some(held, len(weighs))
+            out = torch.zeros_like(weight, dtype=torch.bool)
+            out[weighs[torch.randperm(len(weighs), generator=torch.Generator().manual_seed(0))[:held]]] = True
+            self.heap, self.held = heap(weight * ~out), copy(self)
+            self.held.heap = heap(weight * out)
 
     def draw(self, rngs: Generators) -> Drawn:
         u_picture, u_text = uniform(rngs, 2)
-        chosen = self.first + torch.searchsorted(self.heap, u_picture).clamp(max=len(self.heap) - 1)
+        chosen = torch.searchsorted(self.heap, u_picture, right=True).clamp(max=len(self.latents) - 1)
         lists = [self.captions[picture] for picture in chosen.tolist()]
         texts = [self._text(texts, u) for texts, u in zip(lists, u_text.tolist(), strict=True)]
         x0 = self.latents[chosen].float().to(self.base.device)
@@ -112,11 +107,30 @@ class Captioned:
         return "" if u < self.empty else texts[int((u - self.empty) / (1 - self.empty) * len(texts))]
 
 
+def heap(weight: Tensor) -> Tensor:
+    """Where the share of each sample ends. Raises ValueError if none has a weight."""
+    if not float(weight.sum()) > 0:
+        raise ValueError("no sample of the data has a weight above 0: build it again")
+    return (weight.double() / weight.double().sum()).cumsum(0)
+
+
+def leaves_some(held: int, samples: int) -> None:
+    if held >= samples:
+        raise ValueError(f"data.held={held} leaves none of {samples} samples to train on: set it lower")
+
+
 class Pool(Strict):
     """What the kinds that keep their samples have in common."""
 
     held: int = Field(0, ge=0)
-    """How many, the last ones, are never trained on: what is lost on them is logged beside training's own loss."""
+    """How many are never trained on: how far they are missed is logged beside how far others are."""
+
+    @model_validator(mode="after")
+    def _some_are_left(self) -> Pool:
+        """Before an hour is spent on drawing them."""
+        if (pool := getattr(self, "pool", None)) is not None and self.held:
+            leaves_some(self.held, pool)
+        return self
 
 
 class LatentsSettings(Pool):

@@ -13,8 +13,11 @@ EXPLODED = 1e4
 SETTLE = 20  # iterations: what a stage began with is their mean
 LEAST = 2.0  # standard errors
 PARTED = 1.1
-"""Times what is lost on samples that are trained on, from which on a held-out loss says that those are learnt by heart.
+"""Times that of samples that are trained on, from which on the miss of held-out ones says that the others are learnt by
+heart.
 """
+LATEST, FEWEST = 8, 3
+"""How many tests of held-out samples count, and how many it needs."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,16 @@ class Guard:
     scores: list[Mapping[str, float]] = field(default_factory=list)
     opponents: dict[str, list[float]] = field(default_factory=dict)
     """What each opponent's loss began with."""
+    tests: list[tuple[float, float]] = field(default_factory=list)
+    """How far held-out samples were missed, and others."""
 
     def replay(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Takes up what a resumed stage had logged."""
         self.losses = [line["loss"] for line in lines]
         self.scores = [line["scores"] for line in lines if "scores" in line]
+        for line in lines:
+            if "held" in line:
+                self.tested(line)
         for line in lines[:SETTLE]:
             for name, value in line.get("terms", {}).items():
                 self.opponents.setdefault(name, []).append(value)
@@ -69,6 +77,20 @@ class Guard:
         self.losses.append(loss)
         if scores:
             self.scores.append(scores)
+
+    def tested(self, found: Mapping[str, Any]) -> None:
+        self.tests.append((sum(found["held"].values()), sum(found["trained"].values())))
+
+    def by_heart(self) -> str:
+        """In words, how much farther held-out samples are missed; nothing where that is little or chance."""
+        latest = self.tests[-LATEST:]
+        if len(latest) < FEWEST:
+            return ""
+        held, trained = (fmean(values) for values in zip(*latest, strict=True))
+        error = stdev(a - b for a, b in latest) / math.sqrt(len(latest))
+        if held <= PARTED * trained or held - trained <= LEAST * error:
+            return ""
+        return f"samples that were held out are missed by {held:.4g}, others by {trained:.4g}: they are learnt by heart"
 
     @property
     def windows(self) -> list[Sequence[Mapping[str, float]]]:
@@ -102,13 +124,6 @@ class Guard:
         assert self.watched
         first, window = self.windows[0], self.windows[index]
         return fmean(_difference(first, window, name) for name in self.watched.held_out)
-
-
-def by_heart(held: float, trained: float) -> str:
-    """In words, how much more is lost on samples that were held out; nothing where it is hardly more."""
-    if not held > PARTED * trained > 0:
-        return ""
-    return f"samples that were held out lose {held:.4g}, those trained on {trained:.4g}: they are learnt by heart"
 
 
 def _difference(a: Sequence[Mapping[str, float]], b: Sequence[Mapping[str, float]], name: str) -> float:

@@ -51,6 +51,18 @@ def lora_file(path: Path, found: Base) -> files.LoraFile:
     return file
 
 
+def beneath(path: Path, recipe: Recipe, found: Base) -> files.LoraFile:
+    """The LoRA that the student stands on. Raises ValueError where it draws otherwise than the recipe would train."""
+    file, used = lora_file(path, found), recipe.sampler.model_dump()
+    for key, usual in (("one_step", None), ("step_code", 0)):
+        theirs, mine = file.sampler.get(key, usual), used.get(key, usual)
+        if theirs != mine and (key != "one_step" or 1 in recipe.sampler.steps):
+            raise ValueError(
+                f"{path.name} is drawn with {key} {theirs}, this recipe with {mine}: set sampler.{key}={theirs}"
+            )
+    return file
+
+
 def start(recipe: Recipe, found: Base, roles: Roles) -> dict[str, Tensor] | None:
     """What the student begins as, if not as the base: `lora.start`, or the base with that LoRA in its weights."""
     if recipe.student == "full" and recipe.lora.start:

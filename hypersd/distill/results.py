@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -10,6 +11,7 @@ from torch import nn
 
 from hypersd import atomic
 from hypersd.bases import Base
+from hypersd.diffusion.samplers import ONE_STEP
 from hypersd.distill import resolve
 from hypersd.distill.step import STUDENT
 from hypersd.lora import algebra, files, network
@@ -26,19 +28,33 @@ def write_network(path: Path, network: nn.Module) -> None:
     atomic.write_bytes(path, save(state))
 
 
-def write(recipe: Recipe, base: Base, roles: Roles, path: Path, whole: bool = False, steps: int | None = None) -> None:
-    """What was trained; the `whole` is its sum with the LoRA that it stands on. `steps` if not as the recipe says."""
+def usage(recipe: Recipe, stage: int | None) -> dict[str, Any]:
+    """How the result wants to be used; a stage's as far as that stage trained it: with fewer segments, or for a single
+    step that begins lower.
+    """
+    used = recipe.sampler.model_dump(mode="json")
+    if stage is None:
+        return used
+    draw, steps, hint = recipe.at(stage).draw, recipe.stages[stage].segments, "a stage of its training"
+    if ONE_STEP in used and (1 not in draw.steps or draw.visited_share == 0):
+        del used[ONE_STEP]
+        used["hint"] = hint
+    if steps != recipe.stages[-1].segments:
+        used |= {"steps": [steps], "hint": f"{hint}: {steps} step{'s' * (steps > 1)}"}
+    return used
+
+
+def write(recipe: Recipe, base: Base, roles: Roles, path: Path, whole: bool = False, stage: int | None = None) -> None:
+    """What was trained, so far or in a stage; the `whole` is its sum with the LoRA that it stands on."""
     state, about = roles.state(STUDENT), files.fingerprint(base.unet, base.schedule.prediction)
     values = resolve.published(recipe, resolve.lora_targets(recipe, base))
-    usage = recipe.sampler.model_dump(mode="json")
-    if steps is not None:
-        usage |= {"steps": [steps], "hint": f"a stage of its training: {steps} steps"}
+    used = usage(recipe, stage)
     dtype = torch.float16 if recipe.lora.dtype == "fp16" else torch.float32
     if recipe.student == "full":
-        return network.write(path, state, about, values, usage, dtype)
+        return network.write(path, state, about, values, used, dtype)
     shape = rank, alpha, _ = roles.shape(STUDENT)
     if whole and recipe.lora.beneath:
         below = resolve.lora_file(recipe.lora.beneath, base).weights  # of alpha = rank, as every file is read
         state = algebra.concatenate([below, state], [1.0, alpha / rank])
         shape = (algebra.rank_of(state), algebra.rank_of(state), tuple(sorted(files.layers(state))))
-    return files.write(path, state, shape, about, values, usage, dtype)
+    return files.write(path, state, shape, about, values, used, dtype)

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from hypersd.diffusion.segments import Segments
 from hypersd.distill import checkpoint, log, resolve, results, trained
 from hypersd.distill.checkpoint import Progress
 from hypersd.distill.data import Data
-from hypersd.distill.guard import Guard, by_heart
-from hypersd.distill.losses import Adversary, Loss
+from hypersd.distill.guard import Guard
+from hypersd.distill.losses import Adversary, Loss, Miss
 from hypersd.distill.randomness import generators, shared
 from hypersd.distill.samples import draw_strip
 from hypersd.distill.step import BENEATH, PREVIOUS, STUDENT, TARGET, Batch, Nets, draw_batch
@@ -36,7 +37,9 @@ from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe, Stage
 
 TEST = 2**31
-"""In an iteration's place among what seeds a generator: no run is as long."""
+"""Added to an iteration among what seeds a generator: no run is as long."""
+PATIENCE = timedelta(days=7)
+"""Of the processes that wait for the first one's pool."""
 
 
 @dataclass
@@ -128,7 +131,7 @@ def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
             alpha = recipe.lora.alpha if rank == recipe.lora.rank else None
             roles.add(role, rank, resolve.lora_targets(recipe, base), alpha, seed=recipe.seed)
     if recipe.lora.beneath:
-        below = resolve.lora_file(recipe.lora.beneath, base)
+        below = resolve.beneath(recipe.lora.beneath, recipe, base)
         roles.add(BENEATH, below.rank, below.targets)
         roles.load(BENEATH, below.weights)
         roles.freeze(BENEATH)
@@ -144,11 +147,14 @@ def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
 
 
 def _accelerator() -> Any:
-    """One for all processes. Left to itself, accelerate takes processes without a GPU for runs of their own."""
-    from accelerate import Accelerator
+    """One for all processes. Left to itself, accelerate takes processes without a GPU for runs of their own, and gives
+    up on one that draws a pool for longer than half an hour.
+    """
+    from accelerate import Accelerator, InitProcessGroupKwargs
 
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    return Accelerator(cpu=launched > 1 and not torch.cuda.is_available())
+    patient = InitProcessGroupKwargs(timeout=PATIENCE)
+    return Accelerator(cpu=launched > 1 and not torch.cuda.is_available(), kwargs_handlers=[patient])
 
 
 def _tidy(run: Run, progress: Progress) -> None:
@@ -210,7 +216,7 @@ def _run_stage(run: Run, stage: StageParts, first: int) -> None:
             run.watch.note(f"samples: {draw_strip(run.base, run.roles, playing, every, run.out, stage.index, done)}")
         if done % every.checkpoint_every == 0 and done < iterations:
             _save(run, Progress(stage.index, done), stage)
-    _write(run, _stage_file(run, stage.index), steps=_steps_of(run, stage))
+    _write(run, _stage_file(run, stage.index), stage=stage.index)
     if run.accelerator.is_main_process:
         for name, network in stage.networks.items():
             results.write_network(run.out / f"stage{stage.index + 1}-{name}.safetensors", network)
@@ -239,12 +245,12 @@ def _iterate(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
 
 
 def _batch(run: Run, stage: StageParts, iteration: int, indices: range, test: Data | None = None) -> Batch:
-    """Of what is to be tested always the same samples, drawn for no iteration."""
-    rngs = generators(run.recipe.seed, stage.index, TEST if test else iteration, indices)
+    """What is to be tested is drawn apart from what is trained on."""
+    rngs = generators(run.recipe.seed, stage.index, iteration + (TEST if test else 0), indices)
     drawn = (test or run.data).draw(rngs)
     draw, guidance = stage.recipe.draw, stage.recipe.teacher.guidance
     batch = draw_batch(run.base, drawn.latents, drawn.cond, rngs, stage.segments, draw, stage.visited, guidance)
-    common = shared(run.recipe.seed, stage.index, TEST if test else iteration)
+    common = shared(run.recipe.seed, stage.index, iteration + (TEST if test else 0))
     code = run.recipe.sampler.step_code
     progress = iteration / stage.student.iterations
     return replace(batch, prompts=drawn.prompts, truth=drawn.truth, shared=common, code=code, progress=progress)
@@ -266,22 +272,23 @@ def _learn(
 
 
 def _test(run: Run, stage: StageParts, iteration: int) -> dict[str, dict[str, float]]:
-    """What is lost on samples that are held out, and on as many others, all else drawn alike; as often as a checkpoint
-    is made, else nothing.
+    """By how much samples that are held out are missed, and as many others, all else drawn alike; as often as a
+    checkpoint is made, else nothing.
     """
     done = iteration + 1
-    if run.data.held is None or (done % stage.recipe.checkpoint_every and done < stage.student.iterations):
+    terms: dict[str, Callable[[Batch, Nets], Tensor]] = {
+        name: loss.student for name, loss in stage.losses.items() if isinstance(loss, Miss)
+    }
+    if not terms or run.data.held is None or (done % stage.recipe.checkpoint_every and done < stage.student.iterations):
         return {}
     found: dict[str, dict[str, float]] = {}
-    terms: dict[str, Callable[[Batch, Nets], Tensor]] = {name: loss.student for name, loss in stage.losses.items()}
     for name, data in (("held", run.data.held), ("trained", run.data)):
         batches = [_batch(run, stage, iteration, indices, data) for indices in _micro_batches(run.share, stage.recipe)]
         with torch.no_grad():
             found[name] = _learn(run, stage, batches, terms)
-    stage.nets.scores.clear()
-    held, trained = (sum(found[name].values()) for name in ("held", "trained"))
-    if done == stage.student.iterations and (words := by_heart(held, trained)):
-        run.watch.note(f"stage {stage.index + 1}: {words}; more of them (data.pool) would be better")
+    stage.guard.tested(found)
+    if done == stage.student.iterations and (words := stage.guard.by_heart()):
+        run.watch.note(f"stage {stage.index + 1}: {words}; more of them would be better (data.pool, or a larger file)")
     return found
 
 
@@ -327,8 +334,8 @@ def _record(run: Run, stage: StageParts, iteration: int, terms: dict[str, float]
     loss, lr = sum(terms[name] for name in stage.losses), stage.student.rate(iteration)
     scores = _scores(run, stage.nets)
     stage.guard.saw(loss, scores)
-    tested = _test(run, stage, iteration)
     run.watch.update(iteration + 1, loss, lr)
+    tested = _test(run, stage, iteration)
     if run.accelerator.is_main_process:
         seconds = round(time.monotonic() - run.started, 2)
         line: dict[str, Any] = {
@@ -378,13 +385,8 @@ def _save(run: Run, progress: Progress, stage: StageParts | None = None) -> None
         checkpoint.write(run.out, progress, values, run.roles, list(run.kept), optimisers, networks)
 
 
-def _steps_of(run: Run, stage: StageParts) -> int | None:
-    """In how many steps a stage's student draws, if not as the last one does: a step a segment."""
-    return None if stage.segments.k == run.recipe.stages[-1].segments else stage.segments.k
-
-
-def _write(run: Run, path: Path, whole: bool = False, steps: int | None = None) -> Path:
+def _write(run: Run, path: Path, whole: bool = False, stage: int | None = None) -> Path:
     if run.accelerator.is_main_process:
-        results.write(run.recipe, run.base, run.roles, path, whole, steps)
+        results.write(run.recipe, run.base, run.roles, path, whole, stage)
         run.watch.note(f"wrote {path}")
     return path

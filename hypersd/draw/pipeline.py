@@ -20,7 +20,7 @@ from torch import Tensor
 from hypersd import bases
 from hypersd.bases import Base, Cond, Distilled
 from hypersd.diffusion import samplers
-from hypersd.diffusion.grids import MAX_STEPS, begun, step_code
+from hypersd.diffusion.grids import MAX_STEPS, begun, check_one_step, step_code
 from hypersd.diffusion.samplers import Sampler
 from hypersd.diffusion.solver import Predict, guide
 from hypersd.draw.nag import ALPHA, TAU, Nag, steer
@@ -140,20 +140,25 @@ class Drawer:
     ) -> Float[Tensor, "b c h w"]:
         """`sampler` takes the place of the one that the settings name."""
         settings = settings.checked()
-        sampler = sampler or samplers.load(settings.sampler, **settings.sampler_settings)
+        if sampler is None:
+            sampler = samplers.load(settings.sampler, **settings.sampler_settings)
+            grid = self.grid(sampler, settings)
+        else:
+            grid = sampler.grid(settings.steps, self.base.schedule.total)
         cond = self.base.encode(prompts)
         null = self.base.encode([settings.negative] * len(prompts)) if settings.negative else self.base.null(cond)
         noise, generators = start(self.base, seeds, settings.height, settings.width)
         steered = steer(self.base.unet, null.tokens, settings.nag) if settings.nag.on else nullcontext()
         with self.on_stage(), steered:
             predict = bind(self.base, cond, null, settings.guidance_scale, self.code(settings.steps))
-            return sampler(predict, self.base.schedule, noise, self.grid(sampler, settings), generators, callback)
+            return sampler(predict, self.base.schedule, noise, grid, generators, callback)
 
     def grid(self, sampler: Sampler, settings: Settings) -> list[int]:
         """The sampler's; of a single step, where the LoRA on stage wants that to begin if the settings do not say."""
         total, header = self.base.schedule.total, self.made.sampler if self.made else {}
-        asked = {**header, **settings.sampler_settings}
-        return begun(sampler.grid(settings.steps, total), asked.get(samplers.ONE_STEP), total)
+        asked = {**header, **settings.sampler_settings}.get(samplers.ONE_STEP)
+        check_one_step(asked)
+        return begun(sampler.grid(settings.steps, total), asked, total)
 
     def code(self, steps: int) -> int:
         """What the LoRA on stage wants taken from the timesteps of so many steps (`grids.step_code`)."""

@@ -35,6 +35,8 @@ from hypersd.recipe import Recipe, parse
 BACKWARD = 2
 """Passes that a gradient costs beside the one forward."""
 BASE = "base.json"
+ALIKE = ("split", "pictures", "seeds")
+"""What rows must have been measured with to stand in one table."""
 POOLS = ("pool-*.safetensors", "paths-*.safetensors")
 
 
@@ -98,7 +100,7 @@ class Spent(Silent):
 def cost(recipe: Recipe, pools: Path, watch: Watcher) -> list[int]:
     """Forward-equivalents of one update of each stage, counted on two updates of each."""
     stages = [{**stage.model_dump(mode="json"), "iterations": 2} for stage in recipe.stages]
-    short = parse({**recipe.model_dump(mode="json"), "stages": stages, "sample_prompts": []})
+    short = parse({**untested(recipe), "stages": stages, "sample_prompts": []})
     with tempfile.TemporaryDirectory() as folder, Counter().counting() as counter:
         link(pools, Path(folder))
         train(short, Path(folder), watch=(spent := Spent(counter, watch)))
@@ -115,7 +117,13 @@ def at_budget(recipe: Recipe, costs: Sequence[int], budget: int) -> Recipe:
         {**stage.model_dump(mode="json"), "iterations": max(1, round(stage.iterations * budget / whole))}
         for stage in recipe.stages
     ]
-    return parse({**recipe.model_dump(mode="json"), "stages": stages})
+    return parse({**untested(recipe), "stages": stages})
+
+
+def untested(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's values without samples that are held out, whose passes would count."""
+    values = recipe.model_dump(mode="json")
+    return {**values, "data": {key: value for key, value in values["data"].items() if key != "held"}}
 
 
 def drawing(run: Run, steps: int) -> Path | None:
@@ -161,7 +169,7 @@ def bench(
     spent = planned if again else counter.evaluations
     about = {"forward_equivalents": spent, "train_minutes": minutes, **reports[0].about}
     drawn, beside = _found(reports)
-    keep_base(run.out, beside)
+    keep_base(run.out, beside, about)
     written = {"rows": drawn, "recipe": recipe.model_dump(mode="json"), "about": about, "asked": asked}
     write_json(run.file, short(written), indent=None)
     return True
@@ -196,10 +204,17 @@ def _found(reports: Sequence[Report]) -> tuple[list[dict[str, Any]], list[dict[s
     return drawn, beside
 
 
-def keep_base(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """The base's rows are the same beside every method: in a file of their own, once each."""
+def keep_base(folder: Path, rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> None:
+    """The base's rows are the same beside every method: in a file of their own, once each.
+
+    Raises ValueError where those that are there were measured otherwise.
+    """
+    file, measured = folder / BASE, {key: about[key] for key in ALIKE}
+    before = json.loads(file.read_text()) if file.is_file() else {"about": measured}
+    if before["about"] != measured:
+        raise ValueError(f"{file} was measured otherwise, {before['about']}: delete it, or give --out of its own")
     found = {(row["steps"], row["sampler"], row["guidance"]): row for row in [*read_base(folder), *short(list(rows))]}
-    write_json(folder / BASE, [found[place] for place in sorted(found)], indent=None)
+    write_json(file, {"about": measured, "rows": [found[place] for place in sorted(found)]}, indent=None)
 
 
 def short(value: Any) -> Any:
@@ -236,4 +251,4 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 def read_base(folder: Path) -> list[dict[str, Any]]:
     """What the base draws beside them."""
-    return json.loads((folder / BASE).read_text()) if (folder / BASE).is_file() else []
+    return json.loads((folder / BASE).read_text())["rows"] if (folder / BASE).is_file() else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from hypersd import bases, recipe
 from hypersd.diffusion.segments import Segments
-from hypersd.distill import losses
+from hypersd.distill import losses, resolve
 from hypersd.distill.randomness import generators
 from hypersd.distill.rollout import before_last, last_jump, rollout
 from hypersd.distill.step import BENEATH, STUDENT, Nets, draw_batch
@@ -24,6 +25,7 @@ from hypersd.recipe import Draw
 from tests.distill.bold import BOLD, FAINT
 from tests.distill.runs import whole_and_cut
 
+ROOT = Path(__file__).parents[2]
 SETTINGS = {"judges": {BOLD: {"target": 0.6, "weight": 2.0}}, "watch": {FAINT: {}}}
 
 
@@ -134,6 +136,24 @@ def test_a_run_goes_on_with_what_lies_beneath(tmp_path):
     whole, cut = whole_and_cut(made, tmp_path, updates=5)
     assert whole.keys() == cut.keys()
     assert all(torch.equal(tensor, cut[name]) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize(("key", "value"), [("one_step", 700), ("step_code", 1)])
+def test_it_is_trained_to_draw_as_what_lies_beneath_does(tmp_path, key, value):
+    """Or one of the two would be drawn as it was never trained."""
+    below = {**RECIPE, "losses": {"consistency": {}}, "stages": [{"segments": 1, "iterations": 2}]}
+    first = train(recipe.parse({**below, "sampler": {key: value}}), tmp_path / "first")
+    above = {**RECIPE, "lora": {**RECIPE["lora"], "beneath": str(first)}}
+    with pytest.raises(
+        ValueError, match=f"is drawn with {key} {value}, this recipe with .*: set sampler.{key}={value}"
+    ):
+        train(recipe.parse(above), tmp_path / "second")
+    assert not (tmp_path / "second" / "recipe.json").exists()
+
+
+def test_the_recipe_stands_on_the_bundled_lora():
+    made, base = recipe.load(ROOT / "recipes" / "feedback.yaml"), bases.load("emoji", "cpu")
+    assert resolve.beneath(ROOT / made.lora.beneath, made, base).sampler["one_step"] == made.sampler.one_step
 
 
 @pytest.mark.parametrize("alpha", [None, 6])

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from hypersd.distill.guard import Guard, Watched, by_heart
+from hypersd.distill.guard import Guard, Watched
 
 WATCHED = Watched(("a",), ("b",), 4, False)
 
@@ -75,7 +75,25 @@ def test_a_resumed_stage_has_seen_what_it_had():
     assert again == whole
 
 
-def test_what_is_learnt_by_heart_is_said_where_held_out_samples_lose_more():
-    assert by_heart(1.09, 1.0) == ""
-    assert by_heart(1.2, 1.0) == "samples that were held out lose 1.2, those trained on 1: they are learnt by heart"
-    assert by_heart(1.0, -1.0) == ""  # no distance
+def after_tests(*pairs):
+    guard = Guard()
+    for held, trained in pairs:
+        guard.tested({"held": {"rollout": held}, "trained": {"rollout": trained}})
+    return guard.by_heart()
+
+
+def test_what_is_learnt_by_heart_is_said_where_held_out_samples_are_missed_farther():
+    said = after_tests((1.3, 1.0), (1.5, 1.1), (1.4, 0.9))
+    assert said == "samples that were held out are missed by 1.4, others by 1: they are learnt by heart"
+    assert after_tests((9.0, 1.0), *[(1.0, 1.0), (1.01, 1.0)] * 4) == ""  # what counts is how it stands at last
+
+
+@pytest.mark.parametrize("pairs", [[(1.3, 1.0), (1.4, 1.0)], [(1.05, 1.0)] * 4, [(3.0, 1.0), (0.9, 1.5), (1.0, 1.1)]])
+def test_too_few_tests_little_and_chance_are_not(pairs):
+    assert after_tests(*pairs) == ""
+
+
+def test_a_resumed_stage_knows_its_tests():
+    guard = Guard()
+    guard.replay([{"loss": 1.0}, *[{"loss": 1.0, "held": {"rollout": 1.4}, "trained": {"rollout": 1.0}}] * 3])
+    assert guard.by_heart()

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hypersd import recipe
+from hypersd import bases, recipe
+from hypersd.distill.data import Captioned
 from hypersd.distill.train import train
 from hypersd.distill.watch import Silent
 from tests.distill.runs import contents
@@ -20,8 +21,8 @@ RECIPE = {
     "teacher": {"guidance": [1, 1]},
     "losses": {"consistency": {}},
     "batch": 8,
-    "checkpoint_every": 4,
-    "stages": [{"segments": 8, "iterations": 6}, {"segments": 4, "iterations": 4}],
+    "checkpoint_every": 2,
+    "stages": [{"segments": 8, "iterations": 5}, {"segments": 4, "iterations": 2}],
 }
 
 
@@ -33,20 +34,21 @@ class Heard(Silent):
         self.said.append(text)
 
 
-def made(path, latents, **settings):
+def made(path, latents, weight, **settings):
     captions = json.dumps([[""]] * len(latents))
-    save_file({"latents": latents, "weight": torch.ones(len(latents))}, path, {"captions": captions})
+    save_file({"latents": latents, "weight": weight}, path, {"captions": captions})
     return recipe.parse({**RECIPE, "data": {"kind": "latents", "path": str(path), **settings}})
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """One on eight samples, and one that holds four more out, a hundred times as large."""
-    folder, latents = tmp_path_factory.mktemp("held"), 0.3 * torch.randn(8, 1, 8, 8)
+    """One that holds four samples out, far larger than the others, and one for which those have no weight."""
+    folder, weight = tmp_path_factory.mktemp("held"), torch.ones(12)
+    out = Captioned(bases.load("toy", "cpu"), weight, [], weight, held=4).held.heap.diff(prepend=torch.zeros(1)) > 0
+    latents = 0.3 * torch.randn(12, 1, 8, 8) * torch.where(out, 100, 1).view(-1, 1, 1, 1)
     heard = {name: Heard() for name in ("alone", "held")}
-    train(made(folder / "8.safetensors", latents), folder / "alone", watch=heard["alone"])
-    more = torch.cat([latents, 100 * latents[:4]])
-    train(made(folder / "12.safetensors", more, held=4), folder / "held", watch=heard["held"])
+    train(made(folder / "alone.safetensors", latents, weight * ~out), folder / "alone", watch=heard["alone"])
+    train(made(folder / "held.safetensors", latents, weight, held=4), folder / "held", watch=heard["held"])
     return folder, {name: one.said for name, one in heard.items()}
 
 
@@ -64,27 +66,28 @@ def test_training_is_as_if_they_were_not_there(runs):
 def test_their_loss_is_logged_as_often_as_a_checkpoint_is_made_and_at_each_stages_end(runs):
     folder, _ = runs
     tested = [line for line in lines(folder / "held") if "held" in line]
-    assert [(line["stage"], line["iteration"]) for line in tested] == [(0, 3), (0, 5), (1, 3)]
+    assert [(line["stage"], line["iteration"]) for line in tested] == [(0, 1), (0, 3), (0, 4), (1, 1)]
     assert not any("held" in line for line in lines(folder / "alone"))
     assert all(line["held"]["consistency"] > 2 * line["trained"]["consistency"] for line in tested)
 
 
 def test_who_waits_is_told_where_the_two_part(runs):
     _, said = runs
-    assert any("samples that were held out lose" in words and "data.pool" in words for words in said["held"])
+    (words,) = [words for words in said["held"] if "held out" in words]
+    assert words.startswith("stage 1: samples that were held out are missed by")
     assert not any("held out" in words for words in said["alone"])
 
 
 def test_a_run_goes_on_where_it_was_cut(runs, tmp_path):
-    """With the same held-out losses: they are of the same samples, whenever they are asked."""
+    """With the same tests: they are drawn apart from what is trained on."""
     folder, _ = runs
 
     class Cut(Silent):
         def update(self, iteration, loss, lr):
-            if iteration == 5:
+            if iteration == 4:
                 raise KeyboardInterrupt
 
-    asked = recipe.parse({**RECIPE, "data": {"kind": "latents", "path": str(folder / "12.safetensors"), "held": 4}})
+    asked = recipe.parse({**RECIPE, "data": {"kind": "latents", "path": str(folder / "held.safetensors"), "held": 4}})
     with pytest.raises(KeyboardInterrupt):
         train(asked, tmp_path / "cut", watch=Cut())
     train(asked, tmp_path / "cut", resume=True)

@@ -19,7 +19,7 @@ from hypersd import bases, recipe
 from hypersd.distill.results import NAMES
 from hypersd.distill.train import train
 from hypersd.draw.pipeline import Drawer, Settings
-from hypersd.lora import network
+from hypersd.lora import files, network
 from tests.diffusion import fixed_point
 from tests.distill.bold import BOLD, FAINT
 from tests.distill.runs import curves
@@ -143,8 +143,11 @@ def test_a_method_reaches_its_closed_form(trained, name):
 
 
 def test_score_distillation_lifts_the_single_step(trained):
-    """Hyper-SD §3.3: segments keep the path, and leave one step far from the data."""
-    assert spread(trained["hyper"].with_name("stage4-1segments.safetensors"), 1) < 0.6 * DATA
+    """Hyper-SD §3.3: segments keep the path, and leave one step, then begun at t = 999, far from the data."""
+    before = trained["hyper"].with_name("stage4-1segments.safetensors")
+    assert "one_step" not in files.read(before).sampler
+    assert spread(before, 1) == pytest.approx(fixed_point.gain(0.5, 1, "uniform"), rel=0.15)
+    assert spread(before, 1) < 0.6 * DATA < spread(trained["hyper"], 1)
 
 
 @pytest.mark.parametrize("name", RUNS)

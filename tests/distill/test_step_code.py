@@ -106,6 +106,22 @@ def test_one_step_begins_where_the_lora_says(tiny_base, tmp_path):
     assert Drawer(bases.load("toy", "cpu")).grid(ddim, Settings(1)) == [999]
 
 
+def test_a_sampler_that_is_given_begins_where_it_does_itself(tiny_base, tmp_path):
+    """Whatever the LoRA's header says."""
+    drawer = Drawer(tiny_base, write_lora(tiny_base, tmp_path / "lora.safetensors", sampler={"one_step": 700}))
+    named = drawer.latents(["a fox"], [0], Settings(1, sampler_settings={"one_step": 800}))
+    given = drawer.latents(["a fox"], [0], Settings(1), sampler=samplers.load("ddim", one_step=800))
+    assert torch.equal(given, named)
+    assert not torch.equal(drawer.latents(["a fox"], [0], Settings(1)), named)
+
+
+@pytest.mark.parametrize("said", ["700", float("nan"), float("inf"), -1, 0.5])
+def test_a_header_that_names_no_timestep_is_told(tiny_base, tmp_path, said):
+    drawer = Drawer(tiny_base, write_lora(tiny_base, tmp_path / "lora.safetensors", sampler={"one_step": said}))
+    with pytest.raises(ValueError, match="one_step must be a timestep, a whole number of 0 or more"):
+        drawer.latents(["a fox"], [0], Settings(1))
+
+
 @pytest.mark.parametrize(
     ("changed", "remedy"),
     [

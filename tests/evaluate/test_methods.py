@@ -28,6 +28,11 @@ OPPONENTS = {
 }
 
 
+HELD = {
+    "data": {"kind": "paths", "pool": 12, "held": 4},
+    "draw": {"points": 8, "visited_share": 1.0, "samplers": ["ddim"], "steps": [2], "end": "visited"},
+    "losses": {"rollout": {}},
+}
 PAIRED = {"losses": {"consistency": {}, "adversarial": {"of": "jump", "real": "target", "pair": True}}}
 
 
@@ -44,6 +49,7 @@ PAIRED = {"losses": {"consistency": {}, "adversarial": {"of": "jump", "real": "t
         # jump for the heads: two views, and that of the beginning.
         (PAIRED, [8 * (3 + 1 + 1 + 3 + 1 + 2 + 1)] * 2),
         ({"student": "full"}, [8 * (1 + 1 + 3)] * 2),
+        (HELD, [8 * (2 * 3)] * 2),  # rollouts of two jumps; what is held out is looked at in nobody's budget
     ],
 )
 def test_every_pass_of_an_update_is_counted(tmp_path, changed, expected):
@@ -77,7 +83,8 @@ def measured(monkeypatch):
         assert file.is_file()
         rows = [Row("distilled", n, n, "ddim", 1.0, {"alignment": Stat((0.9,))}) for n in steps]
         rows.append(Row("teacher", 25, 50, "ddim", 5.0, {"alignment": Stat((1.0,))}))
-        about = {"pictures": settings["pictures"], "split": "develop", "machine": "here", "command": "hypersd bench"}
+        about = {"pictures": settings["pictures"], "split": "develop", "seeds": 1, "machine": "here"}
+        about |= {"command": "hypersd bench"}
         return Report(tuple(rows), (), {"floor": 1.0}, about=about)
 
     monkeypatch.setattr(evaluation, "run", run)
@@ -120,8 +127,11 @@ def test_what_the_base_draws_is_kept_once_for_all(tmp_path):
     def row(steps, value):
         return {"steps": steps, "sampler": "ddim", "guidance": 5.0, "values": {"alignment": {"values": [value]}}}
 
-    keep_base(tmp_path, [row(25, 1.0), row(8, 0.9)])
-    keep_base(tmp_path, [row(25, 1.0), row(4, 2 / 3)])
+    about = {"split": "develop", "pictures": 500, "seeds": 1, "machine": "here"}
+    keep_base(tmp_path, [row(25, 1.0), row(8, 0.9)], about)
+    keep_base(tmp_path, [row(25, 1.0), row(4, 2 / 3)], {**about, "machine": "there"})
+    with pytest.raises(ValueError, match=r"base.json was measured otherwise, .*'pictures': 500.*: delete it"):
+        keep_base(tmp_path, [row(25, 0.5)], {**about, "pictures": 64})
     assert read_base(tmp_path) == [row(4, 0.666667), row(8, 0.9), row(25, 1.0)]
     assert methods.read(tmp_path) == []
 

@@ -38,6 +38,13 @@ class Loss(Protocol):
 
 
 @runtime_checkable
+class Miss(Loss, Protocol):
+    """A loss that is a distance, by which samples are missed that it may or may not have been trained on."""
+
+    misses: bool
+
+
+@runtime_checkable
 class Adversary(Protocol):
     """A loss with an opponent, LoRA roles on the same backbone or a network, trained in turn with the student."""
 

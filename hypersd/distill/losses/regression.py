@@ -14,6 +14,7 @@ from hypersd.distill.step import PATHS, STUDENT, Batch, Nets
 
 
 class Loss:
+    misses = True
     needs = (PATHS,)
 
     def __init__(self, settings: Settings) -> None:

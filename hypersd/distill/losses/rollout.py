@@ -20,6 +20,7 @@ from hypersd.distill.step import PATHS, ROUTES, Batch, Nets, pick_point
 
 
 class Loss:
+    misses = True
     needs = (ROUTES, PATHS)
 
     def __init__(self, settings: Settings) -> None:
