@@ -104,3 +104,17 @@ def test_a_ratio_needs_a_rival_above_the_floor(rival, ratio):
     mine = Row("distilled", 4, 4, "ddim", 1.0, {"fd_teacher": Stat((2.0, 1.0))})
     _, found = with_ratios([best, mine])
     assert found.values.get("fd_ratio") == (ratio and Stat(ratio))
+
+
+def test_a_single_step_is_judged_by_its_one_row_whatever_the_sampler():
+    """And not by the row that is begun where it was not trained to."""
+    ends = {"R@1 of real pictures": 0.8, "floor of fd_teacher": 0.4}
+    of_lora = [replace(row, steps=1) for row in rows() if row.role == "distilled"][:1]
+    others = [row for row in rows() if row.role != "distilled"]
+
+    def told(sampler):
+        found = yardsticks([*others, *(replace(row, sampler=sampler) for row in of_lora)], ends)
+        return [y.claim for y in found if "1 step" in y.claim]
+
+    assert told("tcd") == told("ddim") == ["alignment at 1 step", "FD to teacher at 1 step, over the best undistilled"]
+    assert told("tcd from 800") == []

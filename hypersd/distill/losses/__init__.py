@@ -5,6 +5,7 @@ A loss is a class with a pydantic model of its own settings:
     class Settings(Strict): ...
     class Loss:
         needs = (ROUTES, PATHS)                                    # some of NEEDS; may be left out
+        misses = True                                              # it is a `Miss`; may be left out
         def __init__(self, settings: Settings) -> None
         def student(self, batch: Batch, nets: Nets) -> Tensor      # a scalar, already weighted
 
