@@ -146,7 +146,6 @@ def test_score_distillation_lifts_the_single_step(trained):
     """Hyper-SD §3.3: segments keep the path, and leave one step, then begun at t = 999, far from the data."""
     before = trained["hyper"].with_name("stage4-1segments.safetensors")
     assert "one_step" not in files.read(before).sampler
-    assert spread(before, 1) == pytest.approx(fixed_point.gain(0.5, 1, "uniform"), rel=0.15)
     assert spread(before, 1) < 0.6 * DATA < spread(trained["hyper"], 1)
 
 
