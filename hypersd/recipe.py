@@ -55,7 +55,8 @@ class Teacher(Strict):
     guidance: tuple[float, float] = (7.0, 7.0)
     """[ω_min, ω_max] of Algorithm 1, in the ordinary convention; baked into the student."""
     follow: Literal["base", "previous"] = "base"
-    """Whose ODE is solved: the base's, or the previous stage's student's (Fig. 2; guidance is then off)."""
+    """Whose ODE is solved: the base's, or the previous stage's student's (Fig. 2; guidance is then off). For the
+    first stage that is the LoRA that it starts from or stands on, or without either the base."""
     substeps: int = Field(1, ge=1)
     """Solver steps from t to s. With few `draw.points` (8, say) the student learns at few timesteps and so sooner,
     and several substeps keep the teacher's path as true as that of many points."""
@@ -107,11 +108,14 @@ Span = Annotated[tuple[float, float], AfterValidator(_ordered)]
 """A part of the timesteps: 0 is no noise, 1 is t = 999."""
 
 
-def _of_a_loss(weight: Any) -> Any:
-    ends = weight if isinstance(weight, list | tuple) else (weight, weight)
-    if len(ends) != 2 or not all(isinstance(end, int | float) and 0 <= end < math.inf for end in ends):
+def _of_a_loss(weight: Any) -> float | tuple[float, float]:
+    try:
+        ends = tuple(float(end) for end in (weight if isinstance(weight, list | tuple) else (weight, weight)))
+    except (TypeError, ValueError):
+        ends = ()
+    if len(ends) != 2 or not all(0 <= end < math.inf for end in ends):
         raise ValueError("give a number of 0 or more, or two: [first, last]")
-    return weight
+    return ends if isinstance(weight, list | tuple) else ends[0]
 
 
 Weight = Annotated[float | tuple[float, float], BeforeValidator(_of_a_loss)]
@@ -170,7 +174,8 @@ class Recipe(Strict):
     sample_prompts: tuple[str, ...] = ()
     """Drawn every `sample_every` iterations, at the steps of `draw.steps`, into DIR/samples."""
     sampler: Usage = Usage()
-    """Written into the result's header. Where `draw.samplers` names the same sampler, it has these settings there."""
+    """Written into the result's header. Where `draw.samplers` names the same sampler, it visits the timesteps of these
+    settings in training too; η there is `draw.eta`."""
 
     def at(self, stage: int) -> Recipe:
         """This recipe with the stage's overrides applied."""
@@ -239,6 +244,8 @@ def _check_stage(recipe: Recipe, index: int) -> None:
         raise ValueError("the recipe has no losses; give at least {consistency: {}}")
     for name in stage.draw.samplers:
         samplers.load(name)
+    if stage.draw.end == "visited" and stage.draw.visited_share == 0:
+        raise ValueError(f"draw.end: visited needs timesteps of samplers: set draw.visited_share in stage {index + 1}")
     if recipe.sampler.step_code and stage.draw.visited_share < 1:
         where = f"set draw.visited_share=1 in stage {index + 1}"
         raise ValueError(f"sampler.step_code needs to know every sample's steps: {where}")

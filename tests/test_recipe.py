@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ def test_every_recipe_in_the_repository_is_valid(path):
     made = recipe.load(path)
     assert made.name == path.stem
     assert recipe.parse(json.loads(made.model_dump_json())) == made
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resolve.check(made)
 
 
 def test_assignments_reach_every_depth(tmp_path):
@@ -44,6 +48,7 @@ def test_a_stage_overrides_only_itself():
         ({"draw": {"points": 41}}, "a solver grid of 41 points does not divide 1000 timesteps; use 40 or 200"),
         ({"stages": [{"segments": 3, "iterations": 1}]}, "3 segments do not divide a solver grid of 40 points"),
         ({"stages": []}, "the recipe has no stages"),
+        ({"draw": {"end": "visited"}}, "needs timesteps of samplers: set draw.visited_share in stage 1"),
         ({"lora": {"rank": 0}}, "recipe key 'lora.rank'"),
         ({"batch": "many"}, "recipe key 'batch'"),
         (
@@ -57,6 +62,40 @@ def test_mistakes_are_one_line_with_the_remedy(change, message):
         recipe.parse({**LEAST, **change})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+PATHS = {"data": {"kind": "paths"}, "draw": {"points": 8}}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"teacher.follow": "previous"}, "stage 2 cannot have a teacher of its own.*set data.kind=prompts"),
+        ({"teacher.guidance": [9, 9]}, "stage 2 cannot have a teacher of its own"),
+        ({"draw.points": 40}, "8 points, and not the 40 of stage 2: set draw.points of that stage to one that divides"),
+    ],
+)
+def test_paths_are_one_teachers_for_all_stages(override, message):
+    stages = [{"segments": 8, "iterations": 1}, {"segments": 1, "iterations": 1, "override": override}]
+    with pytest.raises(ValueError, match=message):
+        resolve.check(recipe.parse({**LEAST, **PATHS, "stages": stages}))
+    stages[1]["override"] = {"draw.points": 4}
+    resolve.check(recipe.parse({**LEAST, **PATHS, "stages": stages}))
+
+
+@pytest.mark.parametrize(
+    ("points", "end", "untrained"), [(40, "visited", 974), (40, "start", 974), (8, "visited", None), (8, "start", None)]
+)
+def test_a_target_from_where_no_sample_is_is_noticed(points, end, untrained):
+    """The student's own jump from s, for which nothing but what it learns at other timesteps can be right."""
+    draw = {"points": points, "end": end, "visited_share": 1, "samplers": ["ddim"]}
+    made = recipe.parse({**LEAST, "draw": draw, "stages": [{"segments": 1, "iterations": 1}]})
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        resolve.check(made)
+    expected = [f"t = 999 is the student's own jump from {untrained}"] if untrained else []
+    assert len(said) == len(expected)
+    assert all(words in str(one.message) for words, one in zip(expected, said, strict=True))
 
 
 def test_a_missing_name_is_named():

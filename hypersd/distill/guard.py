@@ -20,6 +20,11 @@ LATEST, FEWEST = 8, 3
 """How many tests of held-out samples count, and how many it needs."""
 
 
+def infinite(what: str, value: float) -> str:
+    """What is wrong with a value that must be a number; empty if nothing is."""
+    return "" if math.isfinite(value) else f"{what} became {value}"
+
+
 @dataclass(frozen=True)
 class Watched:
     """A loss that pleases judges, and those that only look on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from torch import Tensor
 from hypersd import bases
 from hypersd.bases import Base
 from hypersd.diffusion import samplers
+from hypersd.diffusion.segments import Segments
 from hypersd.distill import data as sources
 from hypersd.distill import losses as terms
 from hypersd.distill import paths
 from hypersd.distill.data import Data
 from hypersd.distill.losses import Adversary, Loss
-from hypersd.distill.step import PREVIOUS, STUDENT, TARGET
+from hypersd.distill.step import PATHS, PREVIOUS, STUDENT, TARGET
 from hypersd.lora import algebra, files
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe
@@ -143,7 +145,43 @@ def check(recipe: Recipe) -> None:
         stage = recipe.at(index)
         for name, loss in losses(stage).items():
             terms.check_needs(name, loss, stage, index)
-        visited(stage)
+        _check_paths(recipe, stage, index)
+        _check_target(stage, recipe.stages[index].segments, index)
+
+
+def _check_paths(recipe: Recipe, stage: Recipe, index: int) -> None:
+    """Raises ValueError for a stage that would follow another teacher than the one whose paths are kept."""
+    if recipe.data.get("kind") != PATHS:
+        return
+    if stage.teacher != recipe.teacher or stage.teacher.follow == "previous":
+        raise ValueError(
+            f"paths are walked once, by the base, for all stages: stage {index + 1} cannot have a teacher of its own, "
+            "nor follow the previous student: set data.kind=prompts, or leave teacher as it is"
+        )
+    if recipe.draw.points % stage.draw.points:
+        raise ValueError(
+            f"the paths have {recipe.draw.points} points, and not the {stage.draw.points} of stage {index + 1}: "
+            f"set draw.points of that stage to one that divides {recipe.draw.points}"
+        )
+
+
+def _check_target(stage: Recipe, segments: int, index: int) -> None:
+    """Warns where consistency alone trains, towards the student's own jump from an s that is no t of any sample."""
+    routes, draw = visited(stage), stage.draw
+    if list(stage.losses) != ["consistency"] or draw.visited_share < 1:
+        return
+    cut, trained = Segments(segments, draw.points), {t for route in routes for t in route}
+    for route in routes:
+        for t, after in zip(route, [*route[1:], -1], strict=True):
+            s, start = (int(found(torch.tensor([t]))) for found in (cut.previous, cut.start))
+            arrives = max(start, min(after, s)) if draw.end == "visited" else start
+            if s != arrives and s not in trained:
+                warnings.warn(
+                    f"in stage {index + 1} the target of t = {t} is the student's own jump from {s}, where no sample "
+                    "is: set draw.visited_share below 1, or draw.points to the most of draw.steps",
+                    stacklevel=3,
+                )
+                return
 
 
 def visited(recipe: Recipe) -> list[list[int]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from hypersd.diffusion.segments import NOWHERE
 from hypersd.diffusion.solver import jump, renoise
 from hypersd.distill.randomness import uniform
-from hypersd.distill.step import STUDENT, Batch, Latents, Nets, Timesteps, noise
+from hypersd.distill.step import STUDENT, Batch, Latents, Nets, Timesteps
 from hypersd.draw.pipeline import told
 
 
@@ -76,7 +76,7 @@ def last_jump(batch: Batch, nets: Nets, start: Timesteps | None = None) -> Laten
 def follow(batch: Batch, nets: Nets, x: Latents, routes: Int[Tensor, "b r"]) -> Rollout:
     """The student's jumps from x at the routes' first timesteps to their last."""
     jumps = []
-    for t, end in pairwise(routes.unbind(1)):
+    for column, (t, end) in enumerate(pairwise(routes.unbind(1)), 1):
         going = (t > end).nonzero().squeeze(1)  # the others have arrived
         if len(going) == 0:
             continue
@@ -85,8 +85,8 @@ def follow(batch: Batch, nets: Nets, x: Latents, routes: Int[Tensor, "b r"]) -> 
         lands = _below(end, batch)[going]
         landed = jump(nets.base.schedule, x0, eps, lands)
         jumps.append(Jump(going, t[going], lands, x0, landed))
-        if batch.eta is not None:  # at −1 nothing is noised again
-            landed = renoise(nets.base.schedule, landed, lands, end[going], noise(batch)[going])
+        if batch.again is not None:  # at −1 nothing is noised again
+            landed = renoise(nets.base.schedule, landed, lands, end[going], batch.again[going, column])
         x = x.index_put((going,), landed)
     return Rollout(tuple(jumps), x)
 

@@ -11,7 +11,7 @@ loss          distance(x_end, target)                               (Eq. 12, dis
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -67,6 +67,8 @@ class Batch:
     """The share of the stage's iterations that are done."""
     eta: Float[Tensor, " b"] | None = None
     """TCD's η of each sample's drawing; None is 0."""
+    again: Float[Tensor, "b r c h w"] | None = None
+    """The noise of each timestep of the route, for a drawing with η: whoever draws it again draws the same."""
 
     def __len__(self) -> int:
         return len(self.t)
@@ -184,8 +186,8 @@ def pick_point(path: Float[Tensor, "b p c h w"], t: Timesteps, total: int) -> La
     if (index % total).any():
         off = int(t[(index % total) > 0][0])
         raise ValueError(
-            f"paths of {points} points do not pass timestep {off}: set draw.end to start or visited, "
-            "draw.samplers to [ddim] and draw.steps to those that divide draw.points"
+            f"paths of {points} points do not pass timestep {off}: set draw.end to start, or to visited with "
+            "draw.visited_share=1, draw.samplers to [ddim] and draw.steps to those that divide draw.points"
         )
     return path[torch.arange(len(path), device=path.device), index // total]
 
@@ -216,8 +218,11 @@ def draw_batch(
     else:
         eps, x_t = path[:, -1], pick_point(path, torch.where(pure, total - 1, t), total)
     scale = (low + (high - low) * u_guidance).float().to(base.device)
-    eta = draw.eta * (2 * uniform(rngs, 1)[0] - 1).clamp(min=0).float().to(base.device) if draw.eta else None
-    return Batch(x0, eps, x_t, t, s, end, cond, scale, route, path, total, rngs, eta=eta)
+    batch = Batch(x0, eps, x_t, t, s, end, cond, scale, route, path, total, rngs)
+    if not draw.eta:
+        return batch
+    eta = draw.eta * (2 * uniform(rngs, 1)[0] - 1).clamp(min=0).float().to(base.device)
+    return replace(batch, eta=eta, again=normal(rngs, (route.shape[1], *x0.shape[1:])).to(x0))
 
 
 def noise_level(batch: Batch, span: Span, end: Timesteps, t: Timesteps | None = None) -> Timesteps:

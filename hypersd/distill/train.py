@@ -6,7 +6,6 @@ network) a stage, `lora.safetensors` (`unet.safetensors`) at the end, and strips
 
 from __future__ import annotations
 
-import math
 import os
 import time
 import warnings
@@ -26,7 +25,7 @@ from hypersd.diffusion.segments import Segments
 from hypersd.distill import checkpoint, log, resolve, results, trained
 from hypersd.distill.checkpoint import Progress
 from hypersd.distill.data import Data
-from hypersd.distill.guard import Guard
+from hypersd.distill.guard import Guard, infinite
 from hypersd.distill.losses import Adversary, Loss, Miss
 from hypersd.distill.randomness import generators, shared
 from hypersd.distill.samples import draw_strip
@@ -171,7 +170,8 @@ def _begin(run: Run, index: int, fresh: bool) -> StageParts:
         for role in (TARGET, PREVIOUS):
             if role in run.kept:
                 run.roles.follow(role, STUDENT, 0.0)
-    follows = recipe.teacher.follow == "previous" and index > 0
+    begun = index > 0 or run.recipe.lora.start or run.recipe.lora.beneath  # there is a student to follow
+    follows = recipe.teacher.follow == "previous" and begun
     nets = Nets(
         run.base,
         run.roles,
@@ -234,11 +234,11 @@ def _iterate(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
         for _ in range(loss.updates):
             terms |= _learn(run, stage, batches, {f"{name}, opponent": loss.opponent})
             norm = opponent.step(iteration, run.accelerator)
-            wrong = _infinite(f"the gradient of the opponent of {name}", norm)
+            wrong = infinite(f"the gradient of the opponent of {name}", norm)
             _check(run, stage, iteration, wrong, f"lr in losses.{name}")
         grown = stage.guard.wrong_opponent(term := f"{name}, opponent", terms[term])
         _check(run, stage, iteration, grown, f"lr in losses.{name}")
-    _check(run, stage, iteration, _infinite("the gradient", stage.student.step(iteration, run.accelerator)))
+    _check(run, stage, iteration, infinite("the gradient", stage.student.step(iteration, run.accelerator)))
     if stage.nets.target == TARGET:
         run.roles.follow(TARGET, STUDENT, stage.recipe.ema or 0.0)
     return terms
@@ -301,17 +301,20 @@ def _folded(run: Run, stage: StageParts) -> Iterator[None]:
         yield
 
 
-def _infinite(what: str, value: float) -> str:
-    return "" if math.isfinite(value) else f"{what} became {value}"
-
-
 def _check(run: Run, stage: StageParts, iteration: int, wrong: str, rate: str = "optimiser.lr") -> None:
     """Raises FloatingPointError; the checkpoint stays at the last good one."""
     if wrong:
         raise FloatingPointError(
             f"{wrong} in stage {stage.index + 1} at iteration {iteration}; "
-            f"begin anew with a lower {rate}{_from_last(run, stage)}"
+            f"begin anew with a lower {rate}{_overridden(run, stage, rate)}{_from_last(run, stage)}"
         )
+
+
+def _overridden(run: Run, stage: StageParts, key: str) -> str:
+    """Where the stage has a value of its own for what is to be changed."""
+    group = "losses" if "losses" in key else "optimiser"
+    own = any(name.partition(".")[0] == group for name in run.recipe.stages[stage.index].override)
+    return f" (stages.{stage.index}.override has its own)" if own else ""
 
 
 def _from_last(run: Run, stage: StageParts) -> str:

@@ -52,6 +52,11 @@ def test_a_weight_may_move_over_the_stage(tmp_path):
 FROZEN = {"optimiser": {"lr": 1e-12}}
 
 
+def test_a_weight_may_be_written_as_yaml_takes_for_words():
+    assert losses.load("consistency", {"weight": "1e-2"}).settings.weight == 0.01
+    assert losses.load("consistency", {"weight": ["1e-2", 0]}).settings.weight == (0.01, 0.0)
+
+
 @pytest.mark.parametrize("weight", [-1.0, [1.0, -0.1], [1.0], "much"])
 def test_a_weight_is_a_number_or_two(weight):
     with pytest.raises(

@@ -18,6 +18,7 @@ OF_JUMPS = {"losses": {"score": {"updates": 2, "trajectory": True}}}
 RUNS = [
     (test_score.RECIPE, FAKE),
     ({**test_score.RECIPE, **OF_JUMPS, "draw": {**test_score.RECIPE["draw"], "steps": [1, 2]}}, FAKE),
+    ({**test_score.RECIPE, "draw": {**test_score.RECIPE["draw"], "steps": [1, 4], "eta": 1.0}}, FAKE),
     (test_adversarial.RECIPE, "network adversarial"),
 ]
 

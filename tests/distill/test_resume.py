@@ -115,8 +115,12 @@ OPPOSED = {
 
 def test_a_loss_that_explodes_stops_the_run_and_says_where(tmp_path):
     made = recipe.parse({**RECIPE, "optimiser": {"lr": 1e30, "max_norm": 1e30}})
-    with pytest.raises(FloatingPointError, match=r"stage 1 at iteration .*lower optimiser.lr"):
+    with pytest.raises(FloatingPointError, match=r"stage 1 at iteration .*lower optimiser.lr$"):
         train(made, tmp_path / "run")
+    stages = [{"segments": 1, "iterations": 20, "override": {"optimiser.lr": 1e30}}]
+    made = recipe.parse({**RECIPE, "optimiser": {"max_norm": 1e30}, "stages": stages})
+    with pytest.raises(FloatingPointError, match=r"lower optimiser.lr \(stages.0.override has its own\)$"):
+        train(made, tmp_path / "own")
 
 
 def test_an_opponent_that_explodes_stops_it_too(tmp_path, monkeypatch):

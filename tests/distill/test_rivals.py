@@ -87,7 +87,7 @@ RUNS = {
     ),
     "cfg": (
         *(4, fixed_point.gain(0.5, 4, "uniform"), 0.03),
-        [*JUMPS, "stages.0.iterations=50", "stages.1.iterations=600"],
+        [*JUMPS, "draw.end=uniform", "stages.0.iterations=50", "stages.1.iterations=600"],
     ),
     "one-step": (
         *(1, DATA, 0.05),

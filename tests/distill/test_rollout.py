@@ -13,7 +13,7 @@ from hypersd.diffusion.solver import jump
 from hypersd.distill import losses, paths, resolve
 from hypersd.distill.randomness import generators
 from hypersd.distill.rollout import rollout
-from hypersd.distill.step import STUDENT, Nets, draw_batch, noise
+from hypersd.distill.step import STUDENT, Nets, draw_batch
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Draw, Teacher
 
@@ -63,6 +63,12 @@ def gradients(nets, loss):
     return torch.autograd.grad(loss, list(nets.roles.parameters(STUDENT).values()))
 
 
+def with_eta(toy, samples, visited):
+    rngs, x0 = generators(0, 0, 0, samples), torch.zeros(len(samples), *toy.latent_shape())
+    how = Draw(points=8, end="visited", visited_share=1.0, eta=1.0)
+    return draw_batch(toy, x0, toy.encode([""] * len(samples)), rngs, Segments(1, 8), how, visited, (1.0, 1.0))
+
+
 def test_a_rollout_is_every_samples_own_way_from_noise(toy, nets, kept):
     """Loss and gradient equal those of the samples walked one at a time, gradients flowing from jump to jump."""
     batch = draw(toy, kept)
@@ -75,30 +81,35 @@ def test_a_rollout_is_every_samples_own_way_from_noise(toy, nets, kept):
 
 
 def test_with_eta_it_lands_lower_and_is_noised_again(toy, nets):
-    """TCD's sampling, one sample at a time, with that sample's own noise; half of the samples have no η."""
-
-    def drawn():
-        rngs, x0 = generators(0, 0, 0, range(12)), torch.zeros(12, *toy.latent_shape())
-        how = Draw(points=8, end="visited", visited_share=1.0, eta=1.0)
-        cond = toy.encode([""] * 12)
-        return draw_batch(toy, x0, cond, rngs, Segments(1, 8), how, [[999, 749, 499]], (1.0, 1.0))
-
-    batch, again = drawn(), drawn()
+    """TCD's sampling, with each sample's own noise; half of the samples have no η."""
+    batch = with_eta(toy, range(12), [[999, 749, 499]])
     assert 2 < (batch.eta > 0).sum() < 10
     assert batch.eta.max() <= 1
-    got, x = rollout(batch, nets), again.eps
-    for t, end in ((999, 749), (749, 499), (499, -1)):
-        fresh = noise(again)
-        lands = torch.tensor([int((1 - float(eta)) * end) if end > 0 else -1 for eta in again.eta])
+    assert 0.8 < batch.again.std() < 1.2
+    got, x = rollout(batch, nets), batch.eps
+    for column, (t, end) in enumerate(((999, 749), (749, 499), (499, -1)), 1):
+        lands = torch.tensor([int((1 - float(eta)) * end) if end > 0 else -1 for eta in batch.eta])
         with nets.roles.play(STUDENT):
-            x0, eps = toy.predict(x, torch.full((12,), t), again.cond)
+            x0, eps = toy.predict(x, torch.full((12,), t), batch.cond)
         landed = jump(toy.schedule, x0, eps, lands)
         (mine,) = (made for made in got.jumps if made.t[0] == t)
         assert torch.equal(mine.end, lands)
         torch.testing.assert_close(mine.landed, landed)
         ratio = (toy.schedule.alpha[max(end, 0)] / toy.schedule.alpha[lands.clamp(min=0)]).view(-1, 1, 1, 1)
-        x = ratio * landed + (1 - ratio**2).clamp(min=0).sqrt() * fresh
+        x = ratio * landed + (1 - ratio**2).clamp(min=0).sqrt() * batch.again[:, column]
     torch.testing.assert_close(got.final, x)
+
+
+def test_with_eta_a_sample_is_drawn_as_it_would_be_alone_and_as_before(toy, nets):
+    """So that neither micro-batches, nor processes, nor an opponent that draws anew change what is trained."""
+    visited = [[999], [999, 749, 499, 249]]
+    batch = with_eta(toy, range(12), visited)
+    assert {len(set(route)) for route in batch.route[batch.eta > 0].tolist()} == {2, 5}
+    together, before = rollout(batch, nets).final, [rng.get_state() for rng in batch.rngs]
+    alone = [rollout(with_eta(toy, range(i, i + 1), visited), nets).final for i in range(12)]
+    torch.testing.assert_close(together, torch.cat(alone))
+    torch.testing.assert_close(together, rollout(batch, nets).final, rtol=0, atol=0)
+    assert all(torch.equal(was, rng.get_state()) for was, rng in zip(before, batch.rngs, strict=True))
 
 
 def test_eta_and_paths_do_not_go_together():

@@ -11,6 +11,7 @@ from hypersd.distill.train import train
 from hypersd.lora import files
 from hypersd.lora.roles import Roles
 from tests.distill.killer import RECIPE
+from tests.distill.runs import losses
 from tests.loras import write_lora
 
 TARGETS = ("to_q", "to_v", "conv1")
@@ -47,6 +48,21 @@ def test_the_student_begins_as_the_file_says_whatever_alpha(tiny_base, released,
     name = next(name for name in weights if "to_q.lora_A" in name)
     expected = weights[name.replace("lora_A", "lora_B")] @ weights[name]
     torch.testing.assert_close(delta(roles), expected)
+
+
+def test_the_first_stage_follows_the_student_that_it_starts_from(tmp_path):
+    """As Lightning's later stages alone do; without one, the base."""
+    first = train(recipe.parse(ONE_STAGE), tmp_path / "first")
+    begun = {**ONE_STAGE, "stages": [{"segments": 4, "iterations": 2}], "optimiser": {"lr": 1e-12}}
+    lost = {}
+    for teacher in ("base", "previous"):
+        for lora in ({}, {"start": str(first)}):
+            made = {**begun, "teacher": {"follow": teacher, "guidance": [3, 3]}, "lora": {**ONE_STAGE["lora"], **lora}}
+            out = tmp_path / f"{teacher}{len(lora)}"
+            train(recipe.parse(made), out)
+            lost[teacher, bool(lora)] = losses(out)
+    assert lost["base", False] == lost["previous", False]
+    assert lost["base", True] != lost["previous", True]
 
 
 def test_a_stage_goes_on_where_another_run_ended(tmp_path):
