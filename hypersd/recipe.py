@@ -83,6 +83,9 @@ class Draw(Strict):
     samplers: tuple[str, ...] = Field(("ddim", "tcd"), min_length=1)
     steps: tuple[Steps, ...] = Field((1, 2, 4, 8), min_length=1)
     """Each is drawn equally often; one that is given twice, twice as often."""
+    together: bool = False
+    """All samples of an update that samplers visit are of one sampler and number of steps, drawn for all: whole
+    drawings then end together instead of waiting for the longest, whose last passes hold a few samples only."""
     eta: float = Field(0.0, ge=0, le=1)
     """The most of TCD's η in whole drawings: half of them have none, the others' is uniform up to this."""
     pure_noise: float = Field(0.0, ge=0, le=1)

@@ -201,11 +201,18 @@ def draw_batch(
     draw: Draw,
     visited: list[list[int]],
     guidance: tuple[float, float],
+    common: torch.Generator | None = None,
 ) -> Batch:
-    """Timesteps, noise and guidance for clean latents, or for paths, from one generator a sample."""
+    """Timesteps, noise and guidance for clean latents, or for paths, from one generator a sample.
+
+    `draw.together` needs `common`, one generator that is the same in every process and micro-batch.
+    """
     path, total = x0 if x0.ndim == 5 else None, base.schedule.total
     x0 = x0 if path is None else path[:, 0]
     u_t, u_list, u_end, u_noise, u_guidance = uniform(rngs, 5)
+    if draw.together and common is not None:
+        (u_common,) = uniform([common], 1)
+        u_list = torch.where(u_list < draw.visited_share, u_common * draw.visited_share, u_list)
     t, route = segments.draw_t(u_t, u_list, visited, draw.visited_share)
     end = segments.end(t, u_end, draw.end, draw.start_share, next_on(route, t))
     eps = normal(rngs, x0.shape[1:]).to(base.device)

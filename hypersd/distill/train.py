@@ -249,8 +249,8 @@ def _batch(run: Run, stage: StageParts, iteration: int, indices: range, test: Da
     rngs = generators(run.recipe.seed, stage.index, iteration + (TEST if test else 0), indices)
     drawn = (test or run.data).draw(rngs)
     draw, guidance = stage.recipe.draw, stage.recipe.teacher.guidance
-    batch = draw_batch(run.base, drawn.latents, drawn.cond, rngs, stage.segments, draw, stage.visited, guidance)
     common = shared(run.recipe.seed, stage.index, iteration + (TEST if test else 0))
+    batch = draw_batch(run.base, drawn.latents, drawn.cond, rngs, stage.segments, draw, stage.visited, guidance, common)
     code = run.recipe.sampler.step_code
     progress = iteration / stage.student.iterations
     return replace(batch, prompts=drawn.prompts, truth=drawn.truth, shared=common, code=code, progress=progress)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from hypersd import bases, recipe
-from hypersd.diffusion.segments import Segments
+from hypersd.diffusion.segments import NOWHERE, Segments
 from hypersd.diffusion.solver import jump
 from hypersd.distill import losses, paths, resolve
-from hypersd.distill.randomness import generators
+from hypersd.distill.randomness import generators, shared
 from hypersd.distill.rollout import rollout
 from hypersd.distill.step import STUDENT, Nets, draw_batch
 from hypersd.lora.roles import Roles
@@ -110,6 +110,26 @@ def test_with_eta_a_sample_is_drawn_as_it_would_be_alone_and_as_before(toy, nets
     torch.testing.assert_close(together, torch.cat(alone))
     torch.testing.assert_close(together, rollout(batch, nets).final, rtol=0, atol=0)
     assert all(torch.equal(was, rng.get_state()) for was, rng in zip(before, batch.rngs, strict=True))
+
+
+def test_together_an_updates_samples_are_all_drawn_in_the_same_number_of_steps(toy):
+    """In every process and micro-batch, each number as often as without; those that are on no route stay there."""
+    visited, x0 = [[999], [999, 499], [999, 499]], torch.zeros(6, *toy.latent_shape())
+    routes = []
+    for update in range(60):
+        for share, samples in ((1.0, range(6)), (1.0, range(6, 12)), (0.5, range(6))):
+            how = Draw(points=8, visited_share=share, together=True)
+            rngs, common = generators(0, 0, update, samples), shared(0, 0, update)
+            cond = toy.encode([""] * 6)
+            batch = draw_batch(toy, x0, cond, rngs, Segments(1, 8), how, visited, (1.0, 1.0), common)
+            routes.append({tuple(route) for route in batch.route.tolist()})
+    whole, other, half = routes[::3], routes[1::3], routes[2::3]
+    assert all(len(route) == 1 for route in whole)
+    assert whole == other
+    assert 0.5 < sum(route == {(999, 499, -1)} for route in whole) / 60 < 0.83
+    off = {(NOWHERE,) * 3}
+    assert all(mixed - off <= on for mixed, on in zip(half, whole, strict=True))
+    assert 40 < sum(mixed > on for mixed, on in zip(half, whole, strict=True)) <= 60
 
 
 def test_eta_and_paths_do_not_go_together():
