@@ -27,7 +27,7 @@ from hypersd.distill import log
 from hypersd.distill.train import train
 from hypersd.distill.watch import Silent, Watcher
 from hypersd.evaluate import evaluation, rows
-from hypersd.evaluate.report import Report
+from hypersd.evaluate.report import Report, short
 from hypersd.export import merged
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe, parse
@@ -215,15 +215,6 @@ def keep_base(folder: Path, rows: Sequence[dict[str, Any]], about: dict[str, Any
         raise ValueError(f"{file} was measured otherwise, {before['about']}: delete it, or give --out of its own")
     found = {(row["steps"], row["sampler"], row["guidance"]): row for row in [*read_base(folder), *short(list(rows))]}
     write_json(file, {"about": measured, "rows": [found[place] for place in sorted(found)]}, indent=None)
-
-
-def short(value: Any) -> Any:
-    """Numbers to six digits, which is more than any of them means."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, dict):
-        return {key: short(each) for key, each in value.items()}
-    return [short(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def link(source: Path, target: Path) -> None:

@@ -90,7 +90,7 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Keys in the order of the tables, which `read` keeps."""
-        write_bytes(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        write_bytes(path, (json.dumps(short(asdict(self))) + "\n").encode())
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,15 @@ COLUMNS = (
 
 BRIEF = {"alignment": "align", "recall_at_1": "R@1 %", "fd_teacher": "FD", "fd_ratio": "ratio", "path": "path"}
 """Of these the terminal shows, under shorter titles."""
+
+
+def short(value: Any) -> Any:
+    """Numbers to six digits, which is more than any of them means."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: short(each) for key, each in value.items()}
+    return [short(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def read(path: Path) -> Report:

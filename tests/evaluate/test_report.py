@@ -39,10 +39,16 @@ def found():
     return Report(rows(), tuple(yardsticks(rows(), ends)), ends, paths, choice, about)
 
 
-def test_a_report_comes_back_from_json_as_it_was(found, tmp_path):
+def test_a_report_comes_back_from_json_as_it_was_to_six_digits(found, tmp_path):
     found.write(tmp_path / "a.json")
-    assert report.read(tmp_path / "a.json") == found
-    assert report.markdown(report.read(tmp_path / "a.json"), "a") == report.markdown(found, "a")
+    again = report.read(tmp_path / "a.json")
+    assert (again.rows, again.paths, again.about) == (found.rows, found.paths, found.about)
+    assert [yardstick.value for yardstick in again.yardsticks] == pytest.approx(
+        [yardstick.value for yardstick in found.yardsticks], rel=1e-5
+    )
+    assert report.markdown(again, "a") == report.markdown(found, "a")
+    again.write(tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
 def test_cells_have_mean_and_spread(found):
