@@ -82,7 +82,7 @@ RUNS = {
         [
             *("data={kind: paths, pool: 32}", "teacher.substeps=5", "batch=8", "optimiser.lr=0.02"),
             *("optimiser.max_norm=1.0e+9", "stages.0.override={}"),
-            *(f"stages.{index}.iterations={n}" for index, n in enumerate((25, 25, 25, 50, 100))),
+            *(f"stages.{index}.iterations={n}" for index, n in enumerate((25, 25, 25, 50, 50, 25, 50))),
         ],
     ),
     "cfg": (
