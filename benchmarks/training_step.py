@@ -25,7 +25,7 @@ from hypersd.distill.watch import Silent
 
 ROOT = Path(__file__).parents[1]
 STAGES = {"jumps": 0, "drawings": 3}
-"""Of recipes/emoji.yaml: a sample is one jump in the first, a whole drawing of 1 to 8 jumps in the last."""
+"""Of recipes/emoji.yaml: a sample is one jump in the first, a whole drawing of 1 to 8 jumps in the fourth."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ def update(way: Way, batch: int, out: Path) -> Callable[[int], Any]:
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
     asked = [f"batch={batch}", f"precision={way.precision}", f"lora.fold={way.lora == 'folded'}"]
-    run = train._open(recipes.load(ROOT / "recipes" / "emoji.yaml", [*asked, "data.pool=64"]), out, Silent())
+    run = train._open(
+        recipes.load(ROOT / "recipes" / "emoji.yaml", [*asked, "data.pool=64", "data.held=0"]), out, Silent()
+    )
     unet: Any = run.base.unet
     unet.set_attn_processor(AttnProcessor() if way.attention == "plain" else AttnProcessor2_0())
     stage = train._begin(run, STAGES[way.samples], fresh=True)

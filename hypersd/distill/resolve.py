@@ -166,7 +166,10 @@ def _check_paths(recipe: Recipe, stage: Recipe, index: int) -> None:
 
 
 def _check_target(stage: Recipe, segments: int, index: int) -> None:
-    """Warns where consistency alone trains, towards the student's own jump from an s that is no t of any sample."""
+    """Warns where consistency alone trains, towards the student's own jump from an s that is no t of any sample.
+
+    Raises ValueError for a sampler that is not there.
+    """
     routes, draw = visited(stage), stage.draw
     if list(stage.losses) != ["consistency"] or draw.visited_share < 1:
         return

@@ -210,7 +210,8 @@ def draw_batch(
     path, total = x0 if x0.ndim == 5 else None, base.schedule.total
     x0 = x0 if path is None else path[:, 0]
     u_t, u_list, u_end, u_noise, u_guidance = uniform(rngs, 5)
-    if draw.together and common is not None:
+    if draw.together:
+        assert common is not None
         (u_common,) = uniform([common], 1)
         u_list = torch.where(u_list < draw.visited_share, u_common * draw.visited_share, u_list)
     t, route = segments.draw_t(u_t, u_list, visited, draw.visited_share)
