@@ -111,7 +111,7 @@ def export(config: Config, to: Path = FOLDER) -> Path:
     name_as_published(part / "text_encoder" / "model.safetensors")
     for file in part.rglob("*.safetensors"):
         file.chmod(0o644)
-    (part / base.FACTS).write_text(json.dumps(made, indent=1) + "\n")
+    (part / base.FACTS).write_text(json.dumps(made) + "\n")
     swap_in(part, to)
     return to
 
