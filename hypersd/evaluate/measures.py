@@ -91,6 +91,16 @@ class Ruler:
     def above(self, name: str, a: Float[Tensor, "n k"], b: Float[Tensor, "m k"]) -> float:
         return frechet.between_halves(a, b) - self.floors[name]
 
+    def far(self, drawn: Set) -> float:
+        """FD to the teacher of a set that may have the first captions only, above the floor of its size.
+
+        Against the reference's pictures of the same captions: few captions against many are far apart whoever draws
+        them, and the nearest is then who has the least of everything.
+        """
+        mine = self.basis.project(drawn["features"])
+        theirs = self.of_teacher[: len(mine)]
+        return frechet.between_halves(mine, theirs) - frechet.floor(theirs)
+
     def exchanged(self, judged: Float[Tensor, "n d"]) -> float:
         """What these very pictures score under captions that are not theirs."""
         return alignment.shuffled_score(judged, self.texts[: len(self.candidates)], self.own)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from hypersd.evaluate import captions, diversity, frechet, measures, paths, protocol
+from hypersd.evaluate import captions, diversity, measures, paths, protocol
 from hypersd.evaluate.baselines import choose
 from hypersd.evaluate.captions import Caption
 from hypersd.evaluate.measures import Ruler
@@ -91,7 +91,7 @@ def undistilled(job: Job, ruler: Ruler) -> tuple[list[tuple[str, Plan]], Selecti
 
     def far(plan: Plan) -> float:
         drawn = job.draw(plan, protocol.SELECTION, selected(len(job.own)))
-        return frechet.distance(ruler.basis.project(drawn["features"]), ruler.of_teacher)
+        return ruler.far(drawn)
 
     for n in job.steps:
         for role, rivals in (("steps", protocol.at_steps), ("evaluations", protocol.at_evaluations)):
@@ -103,7 +103,7 @@ def undistilled(job: Job, ruler: Ruler) -> tuple[list[tuple[str, Plan]], Selecti
 
 def selected(pictures: int) -> int:
     """How many pictures of each candidate are enough to see which is nearest to the teacher."""
-    return min(pictures, max(64, pictures // 16 * 2))
+    return min(pictures, max(128, pictures // 16 * 2))
 
 
 def row(job: Job, ruler: Ruler, role: str, plan: Plan) -> Row:

@@ -1,4 +1,7 @@
-from hypersd.evaluate import baselines, protocol
+import torch
+
+from hypersd.evaluate import baselines, captions, frechet, measures, protocol, rows
+from hypersd.evaluate.real import Real
 
 
 def test_the_nearest_plan_is_chosen_and_all_are_reported():
@@ -29,11 +32,8 @@ def test_guidance_costs_two():
 
 def test_the_best_on_the_toy_is_the_one_whose_gain_is_nearest():
     """On Gaussian data every solver is a gain; at 8 steps UniPC's .3903 is nearest to the teacher's .4555."""
-    import torch
-
     from hypersd.bases.toy import Toy
     from hypersd.draw.pipeline import Drawer
-    from hypersd.evaluate import frechet
     from hypersd.evaluate.sets import draw
 
     drawer = Drawer(Toy(0.5, device="cpu"))
@@ -48,3 +48,34 @@ def test_the_best_on_the_toy_is_the_one_whose_gain_is_nearest():
     assert best.settings.sampler == "unipc"
     spread = float(reference.std() / torch.tensor(0.4555))
     assert abs(found[best.label] - ((0.3903 - 0.4555) * spread) ** 2) < 1e-3
+
+
+def test_the_nearest_is_seen_with_few_pictures():
+    """Though they are of few captions, and the reference of all: the plain distance is taken in."""
+    own = captions.paired(250, 500)
+
+    def normal(count, seed):
+        return torch.randn(count, 80, generator=torch.Generator().manual_seed(seed))
+
+    def pictures(spread, shift, number):
+        return {"features": spread * normal(250, 0)[own] + shift + 0.5 * normal(500, number)}
+
+    real = Real(normal(400, 1), normal(400, 1))
+    ruler = measures.Ruler(pictures(1.0, 0.0, 2), real, torch.zeros(0, 8), torch.zeros(0, 8, dtype=torch.long), own)
+    near, alike = protocol.plan(4, "ddim", 5.0), protocol.plan(4, "ddim")  # the second draws all captions alike
+    drawn = {near.label: pictures(1.0, 0.2, 3), alike.label: pictures(0.6, 0.0, 4)}
+
+    def few(plan, count):
+        return {"features": drawn[plan.label]["features"][:count]}
+
+    def above(plan):
+        return ruler.above("fd_teacher", ruler.basis.project(few(plan, 500)["features"]), ruler.of_teacher)
+
+    def plain(plan):
+        mine, all_captions = ruler.basis.project(few(plan, 64)["features"]), ruler.of_teacher
+        ends = (values for s in (mine, all_captions) for values in (s.mean(0), frechet.covariance(s)))
+        return frechet.gaussian_distance(*ends)
+
+    assert above(near) < 0.5 * above(alike)
+    assert baselines.choose([alike, near], lambda plan: ruler.far(few(plan, rows.selected(500))))[0] == near
+    assert baselines.choose([alike, near], plain)[0] == alike
