@@ -29,6 +29,11 @@ Steps = Annotated[str, typer.Option(help="With commas between.")]
 Changes = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="For every recipe, such as batch=16.")]
 Recipes = Annotated[Path, typer.Option(help="The folder of the recipes.")]
 Runs = Annotated[Path, typer.Option(help="Where the runs live.")]
+Pictures = Annotated[int, typer.Option(min=32, help="In a set.")]
+Sets = Annotated[int, typer.Option(min=1, help="Sets of pictures for each way of drawing.")]
+Optional = Annotated[bool, typer.Option(help="Also ask ResNet50 and LPIPS, where they were fetched: slow.")]
+Out = Annotated[Path, typer.Option(help="A JSON for each method and seed, and base.json.")]
+RESULTS = Path("docs/results/methods")
 
 
 @bench.command()
@@ -39,13 +44,13 @@ def methods(
         int, typer.Option(min=1, help="UNet forward-equivalents a run: samples times passes, 3 with a gradient.")
     ] = 300_000,
     steps: Steps = "1,2,4,8",
-    pictures: Annotated[int, typer.Option(min=32, help="In a set.")] = 500,
-    sets: Annotated[int, typer.Option(min=1, help="Sets of pictures for each run.")] = 1,
-    optional: Annotated[bool, typer.Option(help="Also ask ResNet50 and LPIPS, where they were fetched: slow.")] = False,
+    pictures: Pictures = 500,
+    sets: Sets = 1,
+    optional: Optional = False,
     changes: Changes = None,
     recipes: Recipes = Path("recipes"),
     runs: Runs = Path("runs/methods"),
-    out: Annotated[Path, typer.Option(help="A JSON for each method and seed.")] = Path("docs/results/methods"),
+    out: Out = RESULTS,
 ) -> None:
     """Train each recipe at one budget and measure it; what is there already is not made again."""
     counts = numbers(steps, "--steps")
@@ -62,13 +67,35 @@ def methods(
     for recipe in asked:
         for count in counts:
             check_steps(count, made_for=recipe.sampler.steps)
-    evaluate: dict[str, Any] = {"pictures": pictures, "seeds": sets, "optional": optional}
-    evaluate["command"] = shlex.join(["hypersd", *sys.argv[1:]])
+    evaluate = _measured(pictures, sets, optional)
     for recipe in asked:
         run = Run(recipe, out, runs)
         with Bars(Console(stderr=True)) as bars, Bar() as bar:
             made = compare(run, budget, counts, bars, bar.update, **evaluate)
         typer.echo(f"{run.file}{'' if made else ' was there'}")
+
+
+@bench.command()
+def base(
+    name: Annotated[str, typer.Option("--base", help="emoji (bundled) or a diffusers folder.")] = "emoji",
+    guidance: Annotated[float | None, typer.Option(help="The teacher's. (default: 5)")] = None,
+    steps: Steps = "1,2,4,8",
+    pictures: Pictures = 500,
+    sets: Sets = 1,
+    optional: Optional = False,
+    out: Out = RESULTS,
+) -> None:
+    """Measure anew what the base draws beside the methods, in place of base.json; trains nothing."""
+    counts = numbers(steps, "--steps")
+
+    from hypersd.cli.evaluate import Bar
+    from hypersd.evaluate import beside, evaluation
+
+    evaluate = _measured(pictures, sets, optional)
+    with Bar() as bar:
+        found = evaluation.run(name, None, steps=counts, guidance=guidance, progress=bar.update, **evaluate)
+    beside.keep(out, found, anew=True)
+    typer.echo(str(out / beside.NAME))
 
 
 @bench.command()
@@ -108,6 +135,11 @@ def sheet(
     )
     webp.write(out, render(drawn))
     typer.echo(str(out))
+
+
+def _measured(pictures: int, sets: int, optional: bool) -> dict[str, Any]:
+    command = shlex.join(["hypersd", *sys.argv[1:]])
+    return {"pictures": pictures, "seeds": sets, "optional": optional, "command": command}
 
 
 def _recipes(names: str, seeds: list[int], folder: Path, changes: list[str] | None = None) -> list[Recipe]:

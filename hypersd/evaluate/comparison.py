@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hypersd.evaluate import claims, report
-from hypersd.evaluate.methods import read, read_base
-from hypersd.evaluate.report import COLUMNS, Row, Stat, cell, grid, put
+from hypersd.evaluate import beside, claims, report
+from hypersd.evaluate.methods import read
+from hypersd.evaluate.report import Row, Stat, cell, grid, measured, put
 
 BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
 COMMAND = "python -m hypersd.evaluate.comparison"
@@ -43,13 +43,13 @@ def _joined(a: Row, b: Row) -> Row:
     return Row(a.role, a.steps, a.evaluations, a.sampler, a.guidance, values)
 
 
-def markdown(runs: Sequence[dict[str, Any]], beside: Sequence[dict[str, Any]] = ()) -> str:
+def markdown(runs: Sequence[dict[str, Any]], base: Sequence[Row] = ()) -> str:
     """Sorted by steps, then method: what is to be compared stands together, below the base's own rows."""
-    methods, base = merged(runs), [_row("base", values) for values in reversed(beside)]
+    methods = merged(runs)
     places = sorted(methods, key=lambda place: (place[1], place[0], place[2]))
-    columns = [column for column in COLUMNS if column.name in SHOWN]
+    rows = [*base, *(methods[place] for place in places)]
+    columns = [column for column in measured(rows) if column.name in SHOWN]
     titles = ["steps", "method", "sampler", "guidance", *(column.title for column in columns)]
-    rows = base + [methods[place] for place in places]
     cells = [
         [str(row.steps), row.role, row.sampler, f"{row.guidance:g}", *(cell(row, column) for column in columns)]
         for row in rows
@@ -91,7 +91,7 @@ def write_page(folder: Path, page: Path) -> None:
     if not runs:
         raise ValueError(f"{folder} holds no results; `hypersd bench methods --out {folder}` makes some")
     note = f"Written from the JSON files in `{folder.name}/` by `{COMMAND}`."
-    put(page, BEGIN, END, "\n\n".join([note, markdown(runs, read_base(folder))]))
+    put(page, BEGIN, END, "\n\n".join([note, markdown(runs, beside.read(folder))]))
 
 
 if __name__ == "__main__":

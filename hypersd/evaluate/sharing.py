@@ -7,6 +7,7 @@ everyone makes everything, and the last rename stands: slower, and as right.
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,16 +31,26 @@ def claimed(file: Path, wait: bool) -> Iterator[bool]:
     """Whether this process alone may make the file; with `wait`, once it may."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = file.with_suffix(".lock")
-    with open(lock, "w") as held:
-        while not _locked(held.fileno()):
-            if not wait:
-                yield False
+    while True:
+        with open(lock, "w") as held:
+            if _locked(held.fileno()) and _stands(held.fileno(), lock):
+                try:
+                    yield True
+                finally:
+                    lock.unlink(missing_ok=True)
                 return
-            time.sleep(POLL)
-        try:
-            yield True
-        finally:
-            lock.unlink(missing_ok=True)
+        if not wait:
+            yield False
+            return
+        time.sleep(POLL)
+
+
+def _stands(descriptor: int, lock: Path) -> bool:
+    """Whether it is the file that others lock as well, not one that its last owner has deleted meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), lock.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _locked(descriptor: int) -> bool:

@@ -8,8 +8,8 @@ import pytest
 
 from hypersd import recipe
 from hypersd.distill.watch import Silent
-from hypersd.evaluate import comparison, evaluation, methods
-from hypersd.evaluate.methods import Run, at_budget, bench, cost, drawn_by, keep_base, read_base
+from hypersd.evaluate import comparison, evaluation
+from hypersd.evaluate.methods import Run, bench, drawn_by
 from hypersd.evaluate.report import Report, Row, Stat
 
 TOY = {
@@ -21,48 +21,6 @@ TOY = {
     "batch": 8,
     "stages": [{"segments": 8, "iterations": 30}, {"segments": 1, "iterations": 10}],
 }
-OPPONENTS = {
-    "draw": {"visited_share": 1.0, "samplers": ["ddim"], "steps": [2], "end": "visited"},
-    "losses": {"score": {"updates": 3}, "adversarial": {"updates": 2}},
-    "stages": [{"segments": 1, "iterations": 4}],
-}
-
-
-HELD = {
-    "data": {"kind": "paths", "pool": 12, "held": 4},
-    "draw": {"points": 8, "visited_share": 1.0, "samplers": ["ddim"], "steps": [2], "end": "visited"},
-    "losses": {"rollout": {}},
-}
-PAIRED = {"losses": {"consistency": {}, "adversarial": {"of": "jump", "real": "target", "pair": True}}}
-
-
-@pytest.mark.parametrize(
-    ("changed", "expected"),
-    [
-        ({}, [8 * (1 + 1 + 3)] * 2),  # the teacher, the target, and the student with its gradient
-        ({"teacher": {"guidance": [5, 5]}}, [8 * (2 + 1 + 3)] * 2),  # guidance is two passes
-        ({"teacher": {"guidance": [1, 1], "substeps": 4}}, [8 * (4 + 1 + 3)] * 2),
-        # Two jumps, both scores, D's view; then the fake score three times, and D's two views twice, where nothing
-        # flows back through the network.
-        (OPPONENTS, [8 * (2 * 3 + 1 + 1 + 3 + 3 * 3 + 2 * 2)]),
-        # The student, the target, the teacher; D's view of where the jump lands, and of where it began; then the same
-        # jump for the heads: two views, and that of the beginning.
-        (PAIRED, [8 * (3 + 1 + 1 + 3 + 1 + 2 + 1)] * 2),
-        ({"student": "full"}, [8 * (1 + 1 + 3)] * 2),
-        (HELD, [8 * (2 * 3)] * 2),  # rollouts of two jumps; what is held out is looked at in nobody's budget
-    ],
-)
-def test_every_pass_of_an_update_is_counted(tmp_path, changed, expected):
-    made = recipe.parse({**TOY, **changed})
-    assert cost(made, tmp_path, Silent()) == expected
-    assert cost(recipe.parse({**TOY, **changed, "batch": 4}), tmp_path, Silent()) == [each // 2 for each in expected]
-
-
-def test_all_stages_are_stretched_by_one_factor():
-    made = at_budget(recipe.parse(TOY), [10, 20], 5000)  # as written it costs 500
-    assert [stage.iterations for stage in made.stages] == [300, 100]
-    with pytest.raises(ValueError, match="a budget of 29 is below one update of toy's stages, 30"):
-        at_budget(recipe.parse(TOY), [10, 20], 29)
 
 
 def test_which_file_draws_in_how_many_steps(tmp_path):
@@ -84,7 +42,7 @@ def measured(monkeypatch):
         rows = [Row("distilled", n, n, "ddim", 1.0, {"alignment": Stat((0.9,))}) for n in steps]
         rows.append(Row("teacher", 25, 50, "ddim", 5.0, {"alignment": Stat((1.0,))}))
         about = {"pictures": settings["pictures"], "split": "develop", "seeds": 1, "machine": "here"}
-        about |= {"command": "hypersd bench"}
+        about |= {"command": "hypersd bench", "guidance": 5.0}
         return Report(tuple(rows), (), {"floor": 1.0}, about=about)
 
     monkeypatch.setattr(evaluation, "run", run)
@@ -123,19 +81,6 @@ def test_a_result_of_an_older_program_is_the_same_run(tmp_path, measured):
     assert compare(tmp_path)[1] is False
 
 
-def test_what_the_base_draws_is_kept_once_for_all(tmp_path):
-    def row(steps, value):
-        return {"steps": steps, "sampler": "ddim", "guidance": 5.0, "values": {"alignment": {"values": [value]}}}
-
-    about = {"split": "develop", "pictures": 500, "seeds": 1, "machine": "here"}
-    keep_base(tmp_path, [row(25, 1.0), row(8, 0.9)], about)
-    keep_base(tmp_path, [row(25, 1.0), row(4, 2 / 3)], {**about, "machine": "there"})
-    with pytest.raises(ValueError, match=r"base.json was measured otherwise, .*'pictures': 500.*: delete it"):
-        keep_base(tmp_path, [row(25, 0.5)], {**about, "pictures": 64})
-    assert read_base(tmp_path) == [row(4, 0.666667), row(8, 0.9), row(25, 1.0)]
-    assert methods.read(tmp_path) == []
-
-
 def test_what_draws_in_none_of_the_steps_is_told_before_it_is_trained(tmp_path, measured):
     made = recipe.parse({**TOY, "sampler": {"steps": [4]}, "stages": [{"segments": 4, "iterations": 9}]})
     with pytest.raises(ValueError, match="toy makes nothing that draws in 1 or 8 steps"):
@@ -161,6 +106,9 @@ def test_an_interrupted_one_goes_on(tmp_path, measured):
     assert made
     lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines if line["stage"] == 0] == list(range(15))
+    updates = [json.loads(line) for line in (run.folder / "passes.jsonl").read_text().splitlines()]
+    assert [each["iteration"] for each in updates] == [*range(7), 6, *range(7, 15), *range(5)]
+    assert json.loads(run.file.read_text())["about"]["forward_equivalents"] == 800
 
 
 def test_the_page_joins_the_seeds_of_a_method(tmp_path, measured):
@@ -171,7 +119,7 @@ def test_the_page_joins_the_seeds_of_a_method(tmp_path, measured):
     comparison.write_page(tmp_path / "out", page)
     text = page.read_text()
     assert "| 1 | toy | ddim | 1 | 0.900 ± 0.000 |" in text
-    assert "| 25 | base | ddim | 5 | 1.000 |" in text
+    assert "| 25 | base, the teacher | ddim | 5 | 1.000 |" in text
     assert "a look, not a result" not in text
     assert "800 to 800 forward-equivalents" in text
     assert "| toy | 2 | 15, 5 | 800 |" in text
@@ -179,11 +127,3 @@ def test_the_page_joins_the_seeds_of_a_method(tmp_path, measured):
     assert page.read_text() == text
     with pytest.raises(ValueError, match="holds no results"):
         comparison.write_page(tmp_path / "nothing", page)
-
-
-def test_pools_are_shared_by_all_runs(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "pool-1.safetensors").write_bytes(b"latents")
-    (tmp_path / "a" / "lora.safetensors").write_bytes(b"not this")
-    methods.link(tmp_path / "a", tmp_path / "b")
-    assert [file.name for file in (tmp_path / "b").iterdir()] == ["pool-1.safetensors"]
