@@ -2,7 +2,8 @@
 
     python -m hypersd.evaluate.report [docs/results] [docs/results.md]
 
-writes the page between its markers anew from the JSON files in the folder, and touches nothing else.
+writes the page between its markers anew from the JSON files in the folder, and touches nothing else but the
+yardsticks in these files, which are those of today.
 """
 
 from __future__ import annotations
@@ -134,15 +135,17 @@ def short(value: Any) -> Any:
 
 
 def read(path: Path) -> Report:
-    """Raises ValueError for what is no report."""
+    """With the yardsticks of today, whatever was asked when it was written. Raises ValueError for what is no report."""
+    from hypersd.evaluate.yardsticks import yardsticks
+
     try:
         values = json.loads(path.read_text())
         rows = tuple(Row(**{**row, "values": stats(row["values"])}) for row in values["rows"])
         paths = {who: stats(found) for who, found in values["paths"].items()}
-        yardsticks = tuple(Yardstick(**found) for found in values["yardsticks"])
+        reference, selection, about = (values[name] for name in ("reference", "selection", "about"))
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a report of `hypersd evaluate`: {error}") from error
-    return Report(rows, yardsticks, values["reference"], paths, values["selection"], values["about"])
+    return Report(rows, tuple(yardsticks(rows, reference)), reference, paths, selection, about)
 
 
 def stats(values: dict[str, Any]) -> dict[str, Stat]:
@@ -260,7 +263,10 @@ def grid(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
 
 def write_page(folder: Path, page: Path) -> None:
     """Puts every report of a folder between the page's markers, which are added at its end if missing."""
-    reports = [markdown(read(path), path.stem) for path in sorted(folder.glob("*.json"))]
+    found = {path: read(path) for path in sorted(folder.glob("*.json"))}
+    for path, kept in found.items():
+        kept.write(path)  # its numbers as they are, its yardsticks as they are asked today
+    reports = [markdown(kept, path.stem) for path, kept in found.items()]
     note = f"Written from the JSON files in `{folder.name}/` by `{COMMAND}`; see [evaluate.md](evaluate.md)."
     put(page, BEGIN, END, "\n\n".join([note, *reports]))
 
