@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from hypersd.draw.compare import Drawn, Way, draw_ways
-from hypersd.draw.pipeline import Settings, settings_for
+from hypersd.draw.pipeline import Settings, made_by, settings_for
 from hypersd.draw.sheet import Column, Sheet
 from hypersd.evaluate.methods import Run, drawn_by
 from hypersd.evaluate.protocol import TEACHER_STEPS
-from hypersd.lora import files
 
 TEACHER, BASE = f"teacher, {TEACHER_STEPS} steps", "the same, fewer steps"
 Progress = Callable[[Way], None]
@@ -23,9 +22,9 @@ def ways(runs: Sequence[Run], steps: Sequence[int], guidance: float) -> list[Way
     found += [Way(BASE, Settings(steps=n, guidance_scale=guidance)) for n in steps]
     for run in runs:
         for file, counts in drawn_by(run, steps).items():
-            if not file.is_file():
-                raise ValueError(f"no LoRA at {file}: `hypersd bench methods` trains it")
-            found += [Way(run.recipe.name, settings_for(files.read(file), n), file) for n in counts]
+            if not file.exists():
+                raise ValueError(f"nothing at {file}: `hypersd bench methods` trains it")
+            found += [Way(run.recipe.name, settings_for(made_by(file), n), file) for n in counts]
     return found
 
 

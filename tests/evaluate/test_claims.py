@@ -53,6 +53,17 @@ def test_the_strongest_rival_is_the_best_of_them_by_that_measure():
     assert found == {"alignment": "lcm", "fd_teacher": "tcd"}
 
 
+def test_ours_is_seen_where_it_is_behind_too():
+    """Cleaner pictures, or nearer to real ones, than of who is nearest to the teacher."""
+
+    def seen(name, quality, real):
+        return Row(name, 1, 1, "ddim", 1.0, {"quality": stat(quality), "fd_real": stat(real)})
+
+    text = claims.table({("emoji", 1): seen("emoji", 9.0, 157.0), ("dmd2", 1): seen("dmd2", 8.0, 133.0)})
+    assert "| emoji is ahead of the strongest rival | 1 | quality | emoji 9 | dmd2 8 | holds (one seed) |" in text
+    assert "| emoji is ahead of the strongest rival | 1 | fd_real | emoji 157 | dmd2 133 | fails |" in text
+
+
 def test_only_what_was_run_is_spoken_of():
     text = claims.table(METHODS)
     assert "| TSCD is above TCD | 2 | fd_teacher | tscd 7 | tcd 8 | holds (one seed) |" in text

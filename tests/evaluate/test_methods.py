@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from hypersd import recipe
+from hypersd.cli import app
 from hypersd.distill.watch import Silent
 from hypersd.evaluate import comparison, evaluation
 from hypersd.evaluate.methods import Run, bench, drawn_by
@@ -64,6 +67,16 @@ def test_a_run_is_made_once_and_says_what_it_was(tmp_path, measured):
     assert [row["steps"] for row in found["rows"]] == [1, 8]
     assert compare(tmp_path)[1] is False
     assert len(measured) == 1
+
+
+def test_a_recipe_in_a_folder_below_is_named_with_it(tmp_path, measured):
+    (tmp_path / "recipes" / "ablations").mkdir(parents=True)
+    (tmp_path / "recipes" / "ablations" / "toy.yaml").write_text(yaml.safe_dump({**TOY, "name": "toy-coded"}))
+    where = [f"--{name}={tmp_path / name}" for name in ("recipes", "runs", "out")]
+    command = ["bench", "methods", "--methods", "ablations/toy", "--budget", "800", "--steps", "1,8", *where]
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, result.stdout.strip()) == (0, str(tmp_path / "out" / "toy-coded-0.json"))
+    assert (tmp_path / "runs" / "toy-coded-0" / "lora.safetensors").is_file()
 
 
 def test_what_stands_there_of_another_run_is_not_taken_for_it(tmp_path, measured):
