@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
 
-SMALLER = "draw fewer or smaller pictures, or train with a smaller batch or micro_batch"
+SMALLER = "draw fewer or smaller pictures, or train with a smaller batch or micro_batch, or lora.fold=false"
 INSTALL = "the judges and `hypersd evaluate` need `pip install 'hyper-sd[eval]'`"
 
 
