@@ -17,7 +17,7 @@ LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
 def write_bytes(path: Path, data: bytes) -> None:
     """Raises OSError with one line (a full disk, say), and leaves what was at `path` untouched."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
+    temporary = beside(path)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -31,13 +31,22 @@ def write_bytes(path: Path, data: bytes) -> None:
     _sync(path.parent)
 
 
+def move(source: Path, path: Path) -> None:
+    """Gives a whole file its place. Raises OSError with one line."""
+    try:
+        os.replace(source, path)
+    except OSError as error:
+        raise OSError(f"could not write {path}: {error.strerror}; nothing was changed") from error
+    _sync(path.parent)
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which takes the place of `path` once it is full. Raises OSError with one line.
 
     Killed in between, there is the old one, the new one or, for an instant, none.
     """
-    temporary = _beside(path)
+    temporary = beside(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -73,7 +82,8 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
+    """Where this process writes what is to become `path`; what is left there, `sweep` deletes."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 

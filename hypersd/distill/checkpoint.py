@@ -7,6 +7,7 @@ state to keep (`randomness.py`).
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from hypersd.recipe import Recipe, parse
 NAME = "checkpoint.safetensors"
 MAY_DIFFER = {"checkpoint_every", "sample_every", "sample_prompts", "micro_batch"}
 """What may differ when a run goes on: none of it changes what is trained."""
+RATE = "lr"
+"""What may differ too, wherever it stands: a run that has broken goes on with a lower one."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,14 @@ class Progress:
 
 
 def write(
-    out: Path,
+    path: Path,
     progress: Progress,
     recipe: dict[str, Any],
     roles: Roles,
     kept: Sequence[str],
     optimisers: Mapping[str, torch.optim.Optimizer],
     networks: Mapping[str, nn.Module],
-) -> Path:
+) -> None:
     tensors = {f"{role}/{name}": tensor for role in kept for name, tensor in roles.state(role).items()}
     for name, network in networks.items():
         tensors |= {f"network {name}/{key}": tensor for key, tensor in network.state_dict().items()}
@@ -50,9 +53,7 @@ def write(
         for index, state in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser {name}/{index}/{key}": value for key, value in state.items()}
     header = {"stage": progress.stage, "iteration": progress.iteration, "recipe": recipe}
-    path = out / NAME
     write_bytes(path, save({k: v.cpu() for k, v in tensors.items()}, {"run": json.dumps(header)}))
-    return path
 
 
 @dataclass(frozen=True)
@@ -93,20 +94,33 @@ def of(recipe: Recipe, out: Path, resume: bool) -> Checkpoint | None:
     except ValueError as error:
         raise ValueError(f"{out} was started with a recipe that is none any more ({error}); {remedy}") from error
     now, then = (made.model_dump(mode="json", exclude=MAY_DIFFER) for made in (recipe, before))
-    if different := sorted(key for key in now if now[key] != then[key]):
+    if different := sorted(key for key in now if _without_rates(now[key]) != _without_rates(then[key])):
         raise ValueError(f"{out} was started with another recipe ({different[0]!r} differs); {remedy}")
+    if now != then:
+        warnings.warn("the run goes on at another learning rate: its files will name this one only", stacklevel=3)
     return saved
 
 
-def read(out: Path) -> Checkpoint | None:
-    """The run's checkpoint, or None if it has none yet. Raises OSError if it is damaged."""
+def _without_rates(values: Any) -> Any:
+    if isinstance(values, list):
+        return [_without_rates(value) for value in values]
+    if not isinstance(values, dict):
+        return values
+    return {key: _without_rates(value) for key, value in values.items() if key.rpartition(".")[2] != RATE}
+
+
+def read(out: Path, whole: bool = True) -> Checkpoint | None:
+    """The run's checkpoint, or None if it has none yet; without its tensors if not the `whole` is asked for.
+
+    Raises OSError if it is damaged.
+    """
     path = out / NAME
     if not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:
             header = json.loads(file.metadata()["run"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()} if whole else {}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError) as error:
         raise OSError(f"{path} is damaged ({error}); start again in another folder with --out") from error
     return Checkpoint(Progress(header["stage"], header["iteration"]), header["recipe"], tensors)

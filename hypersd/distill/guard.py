@@ -38,20 +38,22 @@ class Watched:
 
 @dataclass
 class Guard:
-    """What a stage has seen of itself so far."""
+    """What a stage has seen of itself so far, and of the scores before it that compare with its own."""
 
     watched: Watched | None = None
     losses: list[float] = field(default_factory=list)
     scores: list[Mapping[str, float]] = field(default_factory=list)
     opponents: dict[str, list[float]] = field(default_factory=dict)
     """What each opponent's loss began with."""
+    sizes: dict[str, float] = field(default_factory=dict)
+    """The norms of what is trained, as the stage began or was resumed."""
     tests: list[tuple[float, float]] = field(default_factory=list)
     """How far held-out samples were missed, and others."""
 
-    def replay(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Takes up what a resumed stage had logged."""
+    def replay(self, lines: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, float]] = ()) -> None:
+        """Takes up what a resumed stage had logged, and the scores of stages `before` it that were watched alike."""
         self.losses = [line["loss"] for line in lines]
-        self.scores = [line["scores"] for line in lines if "scores" in line]
+        self.scores = [*before, *(line["scores"] for line in lines if "scores" in line)]
         for line in lines:
             if "held" in line:
                 self.tested(line)
@@ -77,6 +79,13 @@ class Guard:
         elif abs(value) > EXPLODED * fmean(map(abs, began)) > 0:
             return f"the loss {name!r} grew to {value:.3g}, from {fmean(began):.3g} as the stage began"
         return ""
+
+    def blown_up(self, name: str, size: float) -> str:
+        """What is wrong with the norm of trained weights: one batch's losses may not show it."""
+        began = self.sizes.setdefault(name, size)
+        if math.isfinite(size) and not size > EXPLODED * began > 0:
+            return ""
+        return f"the weights of {name!r} grew to {size:.3g}, from {began:.3g} as the stage began"
 
     def saw(self, loss: float, scores: Mapping[str, float]) -> None:
         self.losses.append(loss)

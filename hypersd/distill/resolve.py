@@ -18,6 +18,7 @@ from hypersd.distill import data as sources
 from hypersd.distill import losses as terms
 from hypersd.distill import paths
 from hypersd.distill.data import Data
+from hypersd.distill.guard import Watched
 from hypersd.distill.losses import Adversary, Loss
 from hypersd.distill.step import PATHS, PREVIOUS, STUDENT, TARGET
 from hypersd.lora import algebra, files
@@ -98,6 +99,32 @@ def losses(recipe: Recipe) -> dict[str, Loss]:
     return {name: terms.load(name, settings) for name, settings in recipe.losses.items()}
 
 
+def watched(stage: Recipe) -> Watched | None:
+    """Who is pleased and who looks on in a stage, if anyone."""
+    return next((loss.watched for loss in losses(stage).values() if hasattr(loss, "watched")), None)
+
+
+def watched_alike(recipe: Recipe, index: int) -> list[int]:
+    """The stages before this one whose students' scores compare with its own: back to the last that others watched,
+    or that drew otherwise.
+    """
+    mine, found = _scored(recipe.at(index)), list[int]()
+    for earlier in reversed(range(index if mine else 0)):
+        theirs = _scored(recipe.at(earlier))
+        if theirs and theirs != mine:
+            break
+        found += [earlier] if theirs else []
+    return found[::-1]
+
+
+def _scored(stage: Recipe) -> tuple[Any, ...] | None:
+    """Who judges which drawings, where somebody looks on."""
+    who, draw = watched(stage), stage.draw
+    if who is None or not who.held_out:
+        return None
+    return who.judges, who.held_out, who.window, draw.samplers, draw.steps, draw.eta
+
+
 def roles(recipe: Recipe) -> dict[str, int | None]:
     """The roles that a run trains or keeps, with the rank of each, None for a full one; the student first."""
     stages = [recipe.at(index) for index in range(len(recipe.stages))]
@@ -128,6 +155,11 @@ def published(recipe: Recipe, targets: Collection[str]) -> dict[str, Any]:
     for group, keys in LOCAL_PATHS.items():
         values[group] |= {key: Path(values[group][key]).name for key in keys if values[group].get(key)}
     return {**values, **{key: _judged(values[key]) for key in ("losses", "stages")}}
+
+
+def opponent(stage: Recipe, name: str) -> dict[str, Any]:
+    """Which loss an opponent is of, with all of its settings, as `published`."""
+    return {"loss": name, **_judged(terms.settings_of(name, stage.losses[name]).model_dump(mode="json"))}
 
 
 def _judged(values: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,18 @@ NAMES = {"lora": "lora.safetensors", "full": "unet.safetensors"}
 BEST_NAME = "best.safetensors"
 
 
-def write_network(path: Path, network: nn.Module) -> None:
-    """What an opponent has learnt, such as a discriminator's heads, in a file of its own."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    atomic.write_bytes(path, save(state))
+def write_opponent(recipe: Recipe, base: Base, name: str, stage: int, network: nn.Module, path: Path) -> None:
+    """What the opponent of a loss has learnt in a stage, such as a discriminator's heads, in a file of its own. Its
+    header says of which base and recipe, and under `hyper.opponent` of which loss, with all settings.
+    """
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
+    about = {
+        "opponent": resolve.opponent(recipe.at(stage), name),
+        "recipe": resolve.published(recipe, resolve.lora_targets(recipe, base)),
+        "base": files.fingerprint(base.unet, base.schedule.prediction),
+    }
+    header = {f"hyper.{key}": json.dumps(value, sort_keys=True) for key, value in about.items()}
+    atomic.write_bytes(path, save(state, {"format": "pt", **header}))
 
 
 def usage(recipe: Recipe, stage: int | None) -> dict[str, Any]:

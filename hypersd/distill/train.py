@@ -9,80 +9,31 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hypersd import atomic
-from hypersd.bases import Base
 from hypersd.diffusion.segments import Segments
 from hypersd.distill import checkpoint, log, resolve, results, trained
 from hypersd.distill.checkpoint import Progress
-from hypersd.distill.data import Data
 from hypersd.distill.guard import Guard, infinite
-from hypersd.distill.losses import Adversary, Loss, Miss
-from hypersd.distill.randomness import generators, shared
+from hypersd.distill.learn import batches, blamed, learn
+from hypersd.distill.losses import Adversary, Miss
+from hypersd.distill.parts import Run, StageParts
+from hypersd.distill.remedy import check
 from hypersd.distill.samples import draw_strip
-from hypersd.distill.step import BENEATH, PREVIOUS, STUDENT, TARGET, Batch, Nets, draw_batch
+from hypersd.distill.step import BENEATH, PREVIOUS, STUDENT, TARGET, Batch, Nets
 from hypersd.distill.trained import Trained
 from hypersd.distill.watch import Silent, Watcher
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe, Stage
 
-TEST = 2**31
-"""Added to an iteration among what seeds a generator: no run is as long."""
 PATIENCE = timedelta(days=7)
 """Of the processes that wait for the first one's pool."""
-
-
-@dataclass
-class Run:
-    """Everything that lasts as long as the run."""
-
-    recipe: Recipe
-    out: Path
-    base: Base
-    roles: Roles
-    data: Data
-    watch: Watcher
-    accelerator: Any
-    kept: dict[str, int | None]
-    """The roles that a checkpoint holds, with their rank; None for a full one."""
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def share(self) -> range:
-        """This process's samples of the global batch."""
-        rank, world, batch = self.accelerator.process_index, self.accelerator.num_processes, self.recipe.batch
-        return range(rank * batch // world, (rank + 1) * batch // world)
-
-
-@dataclass
-class StageParts:
-    """Everything that lasts as long as a stage."""
-
-    index: int
-    recipe: Recipe
-    segments: Segments
-    visited: list[list[int]]
-    losses: dict[str, Loss]
-    nets: Nets
-    student: Trained
-    opponents: dict[str, Trained]
-    """Of the losses that have one, by the loss's name."""
-    networks: dict[str, nn.Module]
-    """Those that an opponent has beside its roles, likewise."""
-    guard: Guard
-
-    @property
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {name: trained.optimiser for name, trained in {STUDENT: self.student, **self.opponents}.items()}
 
 
 def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None = None) -> Path:
@@ -102,16 +53,20 @@ def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None
             warnings.warn(f"there is nothing to resume in {out}: the run begins anew", stacklevel=2)
         _tidy(run, progress)
     run.accelerator.wait_for_everyone()  # what others read of the log is trimmed
-    for index in range(progress.stage, len(recipe.stages)):
-        first = progress.iteration if index == progress.stage else 0
-        stage = _begin(run, index, fresh=first == 0)
-        if saved and first:
-            for name, network in stage.networks.items():
-                network.load_state_dict(saved.network(name))
-            for name, optimiser in stage.optimisers.items():
-                saved.restore(name, optimiser)
-            stage.guard.replay(log.of_stage(out, index))
-        _run_stage(run, stage, first)
+    try:
+        for index in range(progress.stage, len(recipe.stages)):
+            first = progress.iteration if index == progress.stage else 0
+            stage = _begin(run, index, fresh=first == 0)
+            if saved and first:
+                for name, network in stage.networks.items():
+                    network.load_state_dict(saved.network(name))
+                for name, optimiser in stage.optimisers.items():
+                    saved.restore(name, optimiser)
+            _remember(run, stage)
+            _run_stage(run, stage, first)
+        run.unproven.keep()  # no update follows
+    finally:
+        run.unproven.drop()
     return _write(run, out / results.NAMES[recipe.student], whole=True)
 
 
@@ -194,7 +149,7 @@ def _begin(run: Run, index: int, fresh: bool) -> StageParts:
         trained.made(list(run.roles.parameters(STUDENT).values()), recipe.optimiser, stage.iterations),
         {name: _opponent(run, loss, networks.get(name), stage) for name, loss in adversaries.items()},
         networks,
-        Guard(next((loss.watched for loss in losses.values() if hasattr(loss, "watched")), None)),
+        Guard(resolve.watched(recipe)),
     )
 
 
@@ -204,71 +159,74 @@ def _opponent(run: Run, loss: Adversary, network: nn.Module | None, stage: Stage
     return trained.made(parameters, loss.optimiser, stage.iterations)
 
 
+def _remember(run: Run, stage: StageParts) -> None:
+    """What the log tells of the stage, if it is resumed, and of those before it that were watched alike."""
+    run.accelerator.wait_for_everyone()  # what others read of the log is written
+    alike = resolve.watched_alike(run.recipe, stage.index)
+    before = [line["scores"] for index in alike for line in log.of_stage(run.out, index)]
+    stage.guard.replay(log.of_stage(run.out, stage.index), before)
+
+
 def _run_stage(run: Run, stage: StageParts, first: int) -> None:
     every, iterations = stage.recipe, stage.student.iterations
     run.watch.stage(stage.index, run.recipe.stages[stage.index], first)
+    _weigh(run, stage, first)
     for iteration in range(first, iterations):
-        _record(run, stage, iteration, _iterate(run, stage, iteration))
+        terms = _iterate(run, stage, iteration)
+        run.unproven.keep()
+        _record(run, stage, iteration, terms)
         _look(run, stage, iteration)
         done = iteration + 1
         if done % every.sample_every == 0 and every.sample_prompts and run.accelerator.is_main_process:
             playing = stage.nets.playing(STUDENT)
             run.watch.note(f"samples: {draw_strip(run.base, run.roles, playing, every, run.out, stage.index, done)}")
         if done % every.checkpoint_every == 0 and done < iterations:
+            _weigh(run, stage, done)
             _save(run, Progress(stage.index, done), stage)
+    _weigh(run, stage, iterations)
     _write(run, _stage_file(run, stage.index), stage=stage.index)
     if run.accelerator.is_main_process:
         for name, network in stage.networks.items():
-            results.write_network(run.out / f"stage{stage.index + 1}-{name}.safetensors", network)
+            path = run.out / f"stage{stage.index + 1}-{name}.safetensors"
+            results.write_opponent(run.recipe, run.base, name, stage.index, network, path)
     _save(run, Progress(stage.index + 1, 0))
 
 
 def _iterate(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
     """One update of the student and of its opponents, on the same samples; returns every term of their losses."""
-    batches = [_batch(run, stage, iteration, indices) for indices in _micro_batches(run.share, stage.recipe)]
-    terms = _learn(run, stage, batches, {name: loss.student for name, loss in stage.losses.items()})
-    _check(run, stage, iteration, stage.guard.wrong(terms))
+    drawn = batches(run, stage, iteration)
+    terms = _study(run, stage, iteration, drawn)
     for name, opponent in stage.opponents.items():
         loss = stage.losses[name]
         assert isinstance(loss, Adversary)
         for _ in range(loss.updates):
-            terms |= _learn(run, stage, batches, {f"{name}, opponent": loss.opponent})
-            norm = opponent.step(iteration, run.accelerator)
-            wrong = infinite(f"the gradient of the opponent of {name}", norm)
-            _check(run, stage, iteration, wrong, f"lr in losses.{name}")
+            terms |= learn(run, stage, drawn, {f"{name}, opponent": loss.opponent})
+            wrong = infinite(f"the gradient of the opponent of {name}", opponent.clip(run.accelerator))
+            check(run, stage, iteration, wrong, f"lr in losses.{name}")
+            opponent.step(iteration)
         grown = stage.guard.wrong_opponent(term := f"{name}, opponent", terms[term])
-        _check(run, stage, iteration, grown, f"lr in losses.{name}")
-    _check(run, stage, iteration, infinite("the gradient", stage.student.step(iteration, run.accelerator)))
+        check(run, stage, iteration, grown, f"lr in losses.{name}")
+    stage.student.step(iteration)
     if stage.nets.target == TARGET:
         run.roles.follow(TARGET, STUDENT, stage.recipe.ema or 0.0)
     return terms
 
 
-def _batch(run: Run, stage: StageParts, iteration: int, indices: range, test: Data | None = None) -> Batch:
-    """What is to be tested is drawn apart from what is trained on."""
-    rngs = generators(run.recipe.seed, stage.index, iteration + (TEST if test else 0), indices)
-    drawn = (test or run.data).draw(rngs)
-    draw, guidance = stage.recipe.draw, stage.recipe.teacher.guidance
-    common = shared(run.recipe.seed, stage.index, iteration + (TEST if test else 0))
-    batch = draw_batch(run.base, drawn.latents, drawn.cond, rngs, stage.segments, draw, stage.visited, guidance, common)
-    code = run.recipe.sampler.step_code
-    progress = iteration / stage.student.iterations
-    return replace(batch, prompts=drawn.prompts, truth=drawn.truth, shared=common, code=code, progress=progress)
+def _study(run: Run, stage: StageParts, iteration: int, drawn: list[Batch]) -> dict[str, float]:
+    """The student's gradients, clipped; returns its losses."""
+    terms = learn(run, stage, drawn, {name: loss.student for name, loss in stage.losses.items()})
+    check(run, stage, iteration, stage.guard.wrong(terms))
+    if wrong := infinite("the gradient", stage.student.clip(run.accelerator)):
+        name = blamed(run, stage, iteration)
+        check(run, stage, iteration, wrong.replace("gradient", f"gradient of the loss {name!r}") if name else wrong)
+    return terms
 
 
-def _learn(
-    run: Run, stage: StageParts, batches: list[Batch], losses: dict[str, Callable[[Batch, Nets], Tensor]]
-) -> dict[str, float]:
-    """Gradients of the losses' sum, if any, over all micro-batches; returns each loss, the mean of all processes."""
-    total = torch.zeros(len(losses), device=run.base.device)
-    for batch in batches:
-        with _folded(run, stage):
-            values = torch.stack([loss(batch, stage.nets) for loss in losses.values()])
-            values = values * (len(batch) / len(run.share))
-            if values.requires_grad:
-                values.sum().backward()
-        total += values.detach()
-    return dict(zip(losses, run.accelerator.reduce(total, "mean").tolist(), strict=True))
+def _weigh(run: Run, stage: StageParts, iteration: int) -> None:
+    """Raises FloatingPointError for weights that are blown up: before they are kept, and whatever the losses say."""
+    for name, part in {STUDENT: stage.student, **stage.opponents}.items():
+        rate = "optimiser.lr" if name == STUDENT else f"lr in losses.{name}"
+        check(run, stage, iteration, stage.guard.blown_up(name, part.size()), rate)
 
 
 def _test(run: Run, stage: StageParts, iteration: int) -> dict[str, dict[str, float]]:
@@ -276,61 +234,21 @@ def _test(run: Run, stage: StageParts, iteration: int) -> dict[str, dict[str, fl
     checkpoint is made, else nothing.
     """
     done = iteration + 1
-    terms: dict[str, Callable[[Batch, Nets], Tensor]] = {
-        name: loss.student for name, loss in stage.losses.items() if isinstance(loss, Miss)
-    }
+    terms = {name: loss.student for name, loss in stage.losses.items() if isinstance(loss, Miss)}
     if not terms or run.data.held is None or (done % stage.recipe.checkpoint_every and done < stage.student.iterations):
         return {}
     found: dict[str, dict[str, float]] = {}
     for name, data in (("held", run.data.held), ("trained", run.data)):
-        batches = [_batch(run, stage, iteration, indices, data) for indices in _micro_batches(run.share, stage.recipe)]
         with torch.no_grad():
-            found[name] = _learn(run, stage, batches, terms)
+            found[name] = learn(run, stage, batches(run, stage, iteration, data), terms)
     stage.guard.tested(found)
     if done == stage.student.iterations and (words := stage.guard.by_heart()):
         run.watch.note(f"stage {stage.index + 1}: {words}; more of them would be better (data.pool, or a larger file)")
     return found
 
 
-@contextmanager
-def _folded(run: Run, stage: StageParts) -> Iterator[None]:
-    roles = [STUDENT, *(role for loss in stage.losses.values() if isinstance(loss, Adversary) for role in loss.roles)]
-    with ExitStack() as stack:
-        for role in roles if run.recipe.lora.fold else ():
-            stack.enter_context(run.roles.fold(*stage.nets.playing(role), dtype=run.base.autocast))
-        yield
-
-
-def _check(run: Run, stage: StageParts, iteration: int, wrong: str, rate: str = "optimiser.lr") -> None:
-    """Raises FloatingPointError; the checkpoint stays at the last good one."""
-    if wrong:
-        raise FloatingPointError(
-            f"{wrong} in stage {stage.index + 1} at iteration {iteration}; "
-            f"begin anew with a lower {rate}{_overridden(run, stage, rate)}{_from_last(run, stage)}"
-        )
-
-
-def _overridden(run: Run, stage: StageParts, key: str) -> str:
-    """Where the stage has a value of its own for what is to be changed."""
-    group = "losses" if "losses" in key else "optimiser"
-    own = any(name.partition(".")[0] == group for name in run.recipe.stages[stage.index].override)
-    return f" (stages.{stage.index}.override has its own)" if own else ""
-
-
-def _from_last(run: Run, stage: StageParts) -> str:
-    """How to keep the stages that were finished."""
-    if stage.index == 0 or run.recipe.student == "full":
-        return ""
-    return f", the later stages alone and lora.start={_stage_file(run, stage.index - 1)}"
-
-
 def _stage_file(run: Run, index: int) -> Path:
     return run.out / f"stage{index + 1}-{run.recipe.stages[index].segments}segments.safetensors"
-
-
-def _micro_batches(share: range, recipe: Recipe) -> Iterator[range]:
-    size = recipe.micro_batch or len(share)
-    return (share[first : first + size] for first in range(0, len(share), size))
 
 
 def _record(run: Run, stage: StageParts, iteration: int, terms: dict[str, float]) -> None:
@@ -372,7 +290,7 @@ def _look(run: Run, stage: StageParts, iteration: int) -> None:
         return
     best = run.out / results.BEST_NAME
     if guard.best() == len(guard.windows) - 1:
-        _write(run, best, whole=True)
+        _write(run, best, whole=True, proven=False)
     if words := guard.fooled():
         words = f"at iteration {iteration} of stage {stage.index + 1} {words}; {best} is from before"
         if guard.watched and guard.watched.stop:
@@ -383,13 +301,14 @@ def _look(run: Run, stage: StageParts, iteration: int) -> None:
 def _save(run: Run, progress: Progress, stage: StageParts | None = None) -> None:
     """In the middle of a stage with its optimisers and networks; between two there are none."""
     if run.accelerator.is_main_process:
-        values = run.recipe.model_dump(mode="json")
+        values, place = run.recipe.model_dump(mode="json"), run.unproven.place(run.out / checkpoint.NAME)
         optimisers, networks = (stage.optimisers, stage.networks) if stage else ({}, {})
-        checkpoint.write(run.out, progress, values, run.roles, list(run.kept), optimisers, networks)
+        checkpoint.write(place, progress, values, run.roles, list(run.kept), optimisers, networks)
 
 
-def _write(run: Run, path: Path, whole: bool = False, stage: int | None = None) -> Path:
+def _write(run: Run, path: Path, whole: bool = False, stage: int | None = None, proven: bool = True) -> Path:
     if run.accelerator.is_main_process:
-        results.write(run.recipe, run.base, run.roles, path, whole, stage)
+        place = path if proven else run.unproven.place(path)
+        results.write(run.recipe, run.base, run.roles, place, whole, stage)
         run.watch.note(f"wrote {path}")
     return path

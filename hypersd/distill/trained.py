@@ -22,16 +22,21 @@ class Trained:
     iterations: int
     optimiser: torch.optim.Optimizer
 
-    def step(self, iteration: int, accelerator: Any) -> float:
-        """One update from the gradients of all processes, which it clears; returns their norm before clipping."""
+    def clip(self, accelerator: Any) -> float:
+        """The mean gradients of all processes, clipped; returns their norm before that."""
         self._average(accelerator)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_norm)
-        if torch.isfinite(norm):
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.rate(iteration)
-            self.optimiser.step()
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_norm))
+
+    def size(self) -> float:
+        """The norm of the parameters."""
+        return float(torch.nn.utils.get_total_norm(self.parameters))
+
+    def step(self, iteration: int) -> None:
+        """One update from the gradients, which it clears."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate(iteration)
+        self.optimiser.step()
         self.optimiser.zero_grad()
-        return float(norm)
 
     def rate(self, iteration: int) -> float:
         return learning_rate(self.settings, iteration, self.iterations)

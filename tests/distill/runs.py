@@ -29,13 +29,14 @@ def losses(out: Path) -> list[tuple[int, int, float]]:
 
 
 class Cut(Silent):
-    """Stops a run after so many updates."""
+    """Stops a run after so many updates, of all stages."""
 
     def __init__(self, updates: int) -> None:
-        self.updates = updates
+        self.left = updates
 
     def update(self, iteration: int, loss: float, lr: float) -> None:
-        if iteration == self.updates:
+        self.left -= 1
+        if self.left == 0:
             raise KeyboardInterrupt
 
 

@@ -22,6 +22,7 @@ from hypersd.draw.pipeline import Drawer, Settings
 from hypersd.lora import files
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Draw
+from tests.distill.runs import contents
 
 DATA = 0.5
 """Standard deviation of the toy's data."""
@@ -161,6 +162,23 @@ def test_it_trains_a_real_base_in_every_mode(tiny_folder, tmp_path, changed):
     apart = sum((other[name] - weight).square().sum() for name, weight in plain.items() if "lora_B" in name).sqrt()
     assert moved > 0
     assert apart / moved < (0.5 if "precision" in changed else 1e-2)
+
+
+def test_the_file_of_the_heads_says_what_they_are(tmp_path):
+    """Enough to build them again, what was left to defaults too."""
+    asked = {"of": "jump", "pair": True, "pool": 2, "width": 8}
+    override = {"losses.adversarial": asked}
+    stages = [{"segments": 4, "iterations": 1, "override": override}]
+    train(recipe.parse({**RECIPE, "losses": {"adversarial": {}}, "stages": stages}), tmp_path)
+    weights, header = contents(tmp_path / "stage1-adversarial.safetensors")
+    about, made, base = (json.loads(header[f"hyper.{key}"]) for key in ("opponent", "recipe", "base"))
+    assert about.pop("loss") == "adversarial"
+    assert asked.items() <= about.items()
+    loss = losses.load("adversarial", about)
+    assert loss.settings == losses.load("adversarial", asked).settings
+    loss.build(bases.load("toy", "cpu"), 0).load_state_dict(weights)
+    assert made["stages"][0]["override"] == override
+    assert base == files.read(tmp_path / "lora.safetensors").base
 
 
 @pytest.mark.parametrize("real", ["target", "data"])

@@ -23,7 +23,7 @@ from hypersd.lora import files
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Draw
 from tests.distill.bold import BOLD, FAINT
-from tests.distill.runs import whole_and_cut
+from tests.distill.runs import Cut, whole_and_cut
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"judges": {BOLD: {"target": 0.6, "weight": 2.0}}, "watch": {FAINT: {}}}
@@ -126,6 +126,36 @@ def test_it_stops_where_it_was_asked_to_and_a_resumed_run_too(tmp_path):
         train(made, tmp_path / "run")
     with pytest.raises(FloatingPointError, match="stopped: at iteration 19 of stage 1"):
         train(made, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("cut", [None, 25])
+def test_the_best_student_is_the_best_of_all_stages_that_are_watched_alike(tmp_path, cut):
+    """Here the very first: a new stage, or a run that goes on, does not begin with a best of its own."""
+    stages = [{"segments": 1, "iterations": 20}] * 2
+    made = recipe.parse({**RECIPE, "stages": stages, "checkpoint_every": 4})
+    train(recipe.parse({**RECIPE, "stages": stages[:1]}), tmp_path / "first")
+    if cut:
+        with pytest.raises(KeyboardInterrupt):
+            train(made, tmp_path / "both", watch=Cut(cut))
+    train(made, tmp_path / "both", resume=bool(cut))
+    first, best = (tmp_path / name / "best.safetensors" for name in ("first", "both"))
+    assert boldness(best) == boldness(first) < boldness(tmp_path / "both" / "stage1-1segments.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("override", "alike"),
+    [
+        ([{}, {}], [0, 1]),
+        ([{}, {"losses": {"consistency": {}}}], [0]),  # nobody judges in between
+        ([{"draw.steps": [2]}, {}], [1]),
+        ([{}, {"draw.steps": [2]}], []),  # drawings in two steps are others
+        ([{}, {"losses.feedback.watch": {}, "losses.feedback.stop": True}], [0]),
+        ([{}, {"losses.feedback.judges": {"emoji-a": {"target": 1}}}], []),
+    ],
+)
+def test_stages_are_watched_alike_where_the_same_judges_see_the_same_drawings(override, alike):
+    stages = [{"segments": 1, "iterations": 1, "override": changed} for changed in [*override, {}]]
+    assert resolve.watched_alike(recipe.parse({**RECIPE, "stages": stages}), 2) == alike
 
 
 def test_a_run_goes_on_with_what_lies_beneath(tmp_path):

@@ -56,7 +56,7 @@ def moments() -> list[tuple[str, float]]:
         ("before rename", 1),  # nothing is there yet
         ("iteration", rng.randint(7, 11)),
         ("before rename", 3),  # log, recipe, then a checkpoint: the new one is whole but not in place
-        ("after rename", 3),
+        ("after rename", 4),  # where it comes once the next update has proved it
         ("in write", rng.randint(2, 3)),
         ("iteration", rng.randint(8, 16)),
         ("before rename", 4),

@@ -27,7 +27,7 @@ from hypersd.bases import Base
 from hypersd.distill.data import truth_in
 from hypersd.distill.step import PATHS, ROUTES, Batch, Nets
 from hypersd.judges import INSTANCE_MASKS, MASKS
-from hypersd.recipe import Optimiser, Recipe, check
+from hypersd.recipe import Optimiser, Recipe, Strict, check
 
 NEEDS = (ROUTES, PATHS, MASKS, INSTANCE_MASKS)
 """What a loss may need of a batch; the last two are its truth."""
@@ -73,14 +73,19 @@ def names() -> list[str]:
 
 def load(name: str, settings: Mapping[str, Any]) -> Loss:
     """The loss called `name`, or one of a third party by its dotted path. Raises ValueError in one line."""
-    module = _import(name)
-    loss = module.Loss(check(module.Settings, settings, f"losses.{name}"))
+    loss = _import(name).Loss(settings_of(name, settings))
     if hasattr(loss, "opponent") and not isinstance(loss, Adversary):
         parts = [part for part in ("roles", "optimiser", "updates", "build") if not hasattr(loss, part)]
         raise ValueError(f"the loss {name!r} has an opponent, but no {' and no '.join(parts)}: see `Adversary`")
     if unknown := set(getattr(loss, "needs", ())) - set(NEEDS):
         raise ValueError(f"the loss {name!r} needs {sorted(unknown)[0]!r}, which no batch has: {' or '.join(NEEDS)}")
     return loss
+
+
+def settings_of(name: str, given: Mapping[str, Any]) -> Strict:
+    """A loss's settings, with what was not given."""
+    made: Strict = check(_import(name).Settings, given, f"losses.{name}")
+    return made
 
 
 def check_needs(name: str, loss: Loss, recipe: Recipe, stage: int) -> None:
