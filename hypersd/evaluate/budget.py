@@ -24,6 +24,8 @@ from torch import nn
 
 from hypersd import atomic
 from hypersd.diffusion.samplers import ONE_STEP
+from hypersd.distill import resolve
+from hypersd.distill.step import ROUTES
 from hypersd.distill.train import train
 from hypersd.distill.watch import Silent, Watcher
 from hypersd.lora.roles import Roles
@@ -148,16 +150,16 @@ def _between(steps: Sequence[int]) -> float:
 
 
 def _drawn_in(recipe: Recipe, pick: Callable[[Sequence[int]], int]) -> Recipe:
-    """One update of each stage, its drawings, where it has any, all in as many steps as are picked of its own.
+    """One update of each stage, whole drawings, where it makes any, all in as many steps as are picked of its own.
 
     Where a single step begins is left out: a last stage that draws none would be refused, and it costs the same.
     """
     values, stages = unlooked(recipe), []
     for index, stage in enumerate(values["stages"]):
-        draw, override = recipe.at(index).draw, stage["override"]
-        if draw.visited_share:
+        made, override = recipe.at(index), stage["override"]
+        if any(ROUTES in getattr(loss, "needs", ()) for loss in resolve.losses(made).values()):
             others = {key: value for key, value in override.items() if key != "draw.steps"}
-            override = {**others, "draw.steps": [pick(draw.steps)]}  # last, on top of a whole `draw`
+            override = {**others, "draw.steps": [pick(made.draw.steps)]}  # last, on top of a whole `draw`
         stages.append({**stage, "iterations": 1, "override": override})
     sampler = {key: value for key, value in values["sampler"].items() if key not in (ONE_STEP, "steps")}
     return parse({**values, "stages": stages, "sampler": sampler})

@@ -54,25 +54,27 @@ TOGETHER = {
     "draw": DRAW,
     "losses": {"rollout": {}},
     "stages": [
+        {"segments": 4, "iterations": 10, "override": {"losses": {"consistency": {}}, "draw.steps": [2, 8]}},
         {"segments": 1, "iterations": 10, "override": {"draw.together": True, "draw.steps": [1, 1, 2, 8]}},
         {"segments": 1, "iterations": 10, "override": {"draw": {**DRAW, "steps": [1, 4]}}},
     ],
     "sampler": {"name": "ddim", "one_step": 700, "steps": [1, 2, 4, 8]},
 }
-"""Whole drawings: of 3 jumps in the mean, all in as many in an update; then of 2.5, each in its own."""
+"""Single jumps, some of which have a target to jump to as well; then whole drawings: of 3 jumps in the mean, all in as
+many in an update, and of 2.5, each in its own."""
 
 
 def test_an_update_is_expected_to_cost_the_mean_of_what_it_may_draw(tmp_path):
     made = recipe.parse({**TOY, **TOGETHER})
     prices = cost(made, tmp_path, Silent())
-    assert prices == [8 * 3 * 3, 8 * 3 * 2.5]
-    whole = at_budget(made, prices, 2640)
-    assert [stage.iterations for stage in whole.stages] == [20, 20]
+    assert prices == [8 * (3 + 1), 8 * 3 * 3, 8 * 3 * 2.5]
+    whole = at_budget(made, prices, 3280)
+    assert [stage.iterations for stage in whole.stages] == [20, 20, 20]
     budget.link(tmp_path, tmp_path / "run")
     with Counter().counting() as counter:
         train(whole, tmp_path / "run", watch=(ledger := Ledger.of(tmp_path / "run", counter, Silent())))
-    assert ledger.passes(whole, prices) == pytest.approx(2640, rel=0.15)
-    assert {update.passes for update in ledger.made.values() if update.stage == 0} == {8 * 3 * n for n in (1, 2, 8)}
+    assert ledger.passes(whole, prices) == pytest.approx(3280, rel=0.15)
+    assert {update.passes for update in ledger.made.values() if update.stage == 1} == {8 * 3 * n for n in (1, 2, 8)}
 
 
 def test_what_is_looked_at_on_the_way_is_in_nobodys_budget():
