@@ -2,7 +2,7 @@
 
     python -m emoji.evaluation --config emoji/cpu.yaml
 
-captions.json     `styles`, with source and licence; `texts`; and for each held-out picture its half,
+captions.json.gz  `styles`, with source and licence; `texts`; and for each held-out picture its half,
                   caption and attributes, and the 99 other captions that retrieval asks it to be told
                   from: `near` differ in one attribute.
 real.safetensors  ImageNet features of 2,048 real pictures, held-out ones first, as coordinates on their
@@ -14,6 +14,7 @@ pictures/         a few dozen held-out pictures, whose sources and licences are 
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import random
 from collections import defaultdict
@@ -158,7 +159,8 @@ def write(config: Config, folder: Path = FOLDER) -> Path:
     out = build(config)
     records = read_records(out, config.styles)
     chosen, captions = reference(records, config), caption_file(records)
-    write_bytes(folder / "captions.json", json.dumps(captions, ensure_ascii=False, separators=(",", ":")).encode())
+    packed = json.dumps(captions, ensure_ascii=False, separators=(",", ":")).encode()
+    write_bytes(folder / "captions.json.gz", gzip.compress(packed, mtime=0))
     pictures = on_white(load_pictures(out, chosen, config.size))
     save_file(real_file(chosen, pictures, captions), folder / "real.part")
     (folder / "real.part").chmod(0o644)

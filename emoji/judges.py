@@ -35,6 +35,7 @@ from emoji.export import read_run
 from emoji.sources import STYLES
 from emoji.split import composable
 from emoji.training import Run, device
+from hypersd import tensors
 from hypersd.judges.emoji import PIXELS, Judge, load_judge
 
 FOLDER = BUNDLED / "judges"
@@ -293,8 +294,8 @@ def report(config: Config, name: str) -> dict[str, Any]:
     kept = held_out(read_records(out, config.styles))
     rgba = load_pictures(out, kept, 64)
     images, judge = as_images(on_white(rgba)), load_judge(name)
-    path = EVALUATION / "captions.json"
-    captions = json.loads(path.read_text()) if path.exists() else caption_file(read_records(out, config.styles))
+    path = EVALUATION / "captions.json.gz"
+    captions = tensors.facts(path, "") if path.exists() else caption_file(read_records(out, config.styles))
     found: dict[str, Any] = {"held_out": retrieval(judge, images, captions)}
     torch.manual_seed(0)
     ways = {"own degradations": degrade.FOR_A, "the other judge's": degrade.FOR_B}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-BROKEN = (SafetensorError, RuntimeError, KeyError, IndexError, TypeError, AttributeError, ValueError)
+UNPACKED = (EOFError, gzip.BadGzipFile, zlib.error)
+BROKEN = (SafetensorError, RuntimeError, KeyError, IndexError, TypeError, AttributeError, ValueError, *UNPACKED)
 """What readers raise on a file that is not what it should be."""
 
 
@@ -35,9 +38,10 @@ def read(path: Path, remedy: str) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def facts(path: Path, remedy: str) -> dict[str, Any]:
-    """A JSON file with keys at its top."""
+    """A JSON file with keys at its top, gzipped where it is named .gz."""
     with readable(path, remedy):
-        found = json.loads(path.read_text())
+        data = path.read_bytes()
+        found = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
         if not isinstance(found, dict):
             raise ValueError("no keys in it")
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import sys
@@ -58,7 +59,7 @@ def held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what evaluation compares with, to damage."""
     folder = tmp_path / "evaluation"
     folder.mkdir()
-    for name in ("captions.json", "real.safetensors"):
+    for name in ("captions.json.gz", "real.safetensors"):
         shutil.copy(bundled.EVALUATION / name, folder)
     monkeypatch.setattr(evaluation, "run", partial(evaluation.run, folder=folder))
     return folder
@@ -100,22 +101,22 @@ def test_the_judges_words(judges: Path) -> None:
     assert torch.equal(emoji.tokenize([prompt], judges), emoji.tokenize([prompt]))
 
 
-@pytest.mark.parametrize("name", ["real.safetensors", "captions.json"])
+@pytest.mark.parametrize("name", ["real.safetensors", "captions.json.gz"])
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
 def test_truncated_held_out_files(held_out: Path, name: str, share: float) -> None:
     cut(held_out / name, share)
     refused(evaluate(), FAILURE, f"evaluation/{name} is damaged", "install the package again")
 
 
-@pytest.mark.parametrize("name", ["real.safetensors", "captions.json"])
+@pytest.mark.parametrize("name", ["real.safetensors", "captions.json.gz"])
 def test_missing_held_out_files(held_out: Path, name: str) -> None:
     (held_out / name).unlink()
     refused(evaluate(), FAILURE, f"evaluation/{name} is missing", "install the package again")
 
 
 def test_captions_without_texts(held_out: Path) -> None:
-    (held_out / "captions.json").write_text('{"records": []}')
-    refused(evaluate(), FAILURE, "captions.json is damaged (no 'texts' in it)")
+    (held_out / "captions.json.gz").write_bytes(gzip.compress(b'{"records": []}'))
+    refused(evaluate(), FAILURE, "captions.json.gz is damaged (no 'texts' in it)")
 
 
 @pytest.mark.parametrize("network", [resnet, vgg])

@@ -18,7 +18,7 @@ from torch import Tensor
 from hypersd import bundled, tensors
 
 SPLITS = ("develop", "report")
-FILE = "captions.json"
+FILE = "captions.json.gz"
 REMEDY = "it comes with the bundled miniature: install the package again"
 CANDIDATES = 100  # captions a picture is retrieved among, its own included
 

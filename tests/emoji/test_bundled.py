@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from emoji.base import SCHEDULE
-from hypersd import bundled
+from hypersd import bundled, tensors
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_files_are_small():
 
 def test_prompts_are_many_distinct_and_leave_out_what_is_held_out():
     prompts = bundled.PROMPTS.read_text().splitlines()
-    captions = json.loads((bundled.EVALUATION / "captions.json").read_text())
+    captions = tensors.facts(bundled.EVALUATION / "captions.json.gz", "")
     held_out = {captions["texts"][record["caption"]] for record in captions["records"]}
     assert len(held_out) > 400
     assert len(set(prompts)) == len(prompts) >= 900

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import pytest
@@ -38,7 +39,8 @@ def test_too_few_or_an_odd_number_of_pictures_is_refused(pictures):
 
 def test_splits_are_apart_and_named(tmp_path):
     records = [{"half": "develop", "caption": 0}, {"half": "report", "caption": 1, "near": [0], "far": [2]}]
-    (tmp_path / "captions.json").write_text(json.dumps({"texts": ["one", "two", "three"], "records": records}))
+    packed = gzip.compress(json.dumps({"texts": ["one", "two", "three"], "records": records}).encode())
+    (tmp_path / captions.FILE).write_bytes(packed)
     assert captions.load("report", tmp_path) == [Caption("two", ("one",), ("three",))]
     with pytest.raises(ValueError, match="develop, report"):
         captions.load("test", tmp_path)

@@ -1,5 +1,6 @@
 """A whole evaluation of a random tiny base, and what must be exact in it."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from hypersd.draw.pipeline import Drawer, teacher_guidance
-from hypersd.evaluate import protocol, report
+from hypersd.evaluate import captions, protocol, report
 from hypersd.evaluate.evaluation import run
 from hypersd.evaluate.eyes import Eyes
 from hypersd.evaluate.sets import Studio, chroma, draw
@@ -65,7 +66,8 @@ def lora(tiny_base, tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     records = [{"half": "develop", "caption": i} for i in range(4)]
-    (tmp_path / "captions.json").write_text(json.dumps({"texts": PROMPTS, "records": records}))
+    packed = gzip.compress(json.dumps({"texts": PROMPTS, "records": records}).encode())
+    (tmp_path / captions.FILE).write_bytes(packed)
     coordinates = torch.randn(40, 8, generator=torch.Generator().manual_seed(5))
     basis = torch.linalg.qr(torch.randn(32, 8, generator=torch.Generator().manual_seed(6)))[0].T.contiguous()
     tensors = {"mean": torch.zeros(32), "basis": basis, "coordinates": coordinates}

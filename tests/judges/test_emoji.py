@@ -10,17 +10,17 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from hypersd import bundled
+from hypersd import bundled, tensors
 from hypersd.judges.emoji import Judge, load_judge, tokenize
 
-CAPTIONS = bundled.EVALUATION / "captions.json"
+CAPTIONS = bundled.EVALUATION / "captions.json.gz"
 
 
 @pytest.fixture(scope="module")
 def real():
     """Images in [0, 1], their captions, and for each its 99 distractors."""
     rows = json.loads((bundled.EVALUATION / "pictures.json").read_text())
-    found = json.loads(CAPTIONS.read_text())
+    found = tensors.facts(CAPTIONS, "")
     others = {found["texts"][row["caption"]]: row["near"] + row["far"] for row in found["records"]}
     pictures = [np.asarray(Image.open(bundled.EVALUATION / "pictures" / row["file"])) for row in rows]
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
