@@ -75,7 +75,7 @@ def _costs(runs: Sequence[dict[str, Any]]) -> str:
         [
             run["recipe"]["name"],
             str(run["recipe"]["seed"]),
-            ", ".join(str(stage["iterations"]) for stage in run["recipe"]["stages"]),
+            ", ".join(map(str, run["iterations"])),
             f"{run['about']['forward_equivalents']:,}",
             str(run["about"]["train_minutes"]),
             f"`{run['about']['command']}`",

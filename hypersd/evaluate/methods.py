@@ -88,7 +88,7 @@ def bench(
         beside.keep(run.out, report)
     drawn = [asdict(row) for report in reports for row in report.rows if row.role == "distilled"]
     about = {**spent, **reports[0].about}
-    written = {"rows": drawn, "recipe": recipe.model_dump(mode="json"), "about": about, "asked": asked}
+    written = {**asked, "iterations": [stage.iterations for stage in recipe.stages], "rows": drawn, "about": about}
     write_json(run.file, short(written), indent=None)
     return True
 
@@ -97,7 +97,7 @@ def _check_same(file: Path, asked: dict[str, Any]) -> None:
     """Whether a result is that of this recipe and budget, keys that have come since at what they are without being
     given. Raises ValueError if not.
     """
-    before = json.loads(file.read_text()).get("asked", asked)
+    before = json.loads(file.read_text())
     theirs, mine = ({"budget": each["budget"], **parse(each["recipe"]).model_dump()} for each in (before, asked))
     if differs := [key for key in mine if mine[key] != theirs.get(key)]:
         raise ValueError(

@@ -66,7 +66,7 @@ def test_the_table_names_what_is_the_best_without_training(tmp_path):
         "base, best training-free at 2 steps",
         "base, best training-free at 1 evaluation",
     ]
-    run = {"recipe": {"name": "lcm", "sampler": {"name": "lcm"}, "seed": 0, "stages": []}, "rows": []}
+    run = {"recipe": {"name": "lcm", "sampler": {"name": "lcm"}, "seed": 0}, "iterations": [], "rows": []}
     run["about"] = {**ABOUT, "forward_equivalents": 1, "train_minutes": 1.0, "command": ""}
     text = comparison.markdown([run], beside.read(tmp_path))
     assert "| 2 | base, best training-free at 2 steps | unipc | 2 | 1.000 |" in text
