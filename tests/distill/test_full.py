@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from hypersd import bases, bundled, recipe
 from hypersd.diffusion.segments import Segments
-from hypersd.distill import checkpoint, paths, resolve
+from hypersd.distill import paths, resolve
 from hypersd.distill.losses.score import FAKE
 from hypersd.distill.randomness import generators
 from hypersd.distill.step import STUDENT, draw_batch
@@ -19,7 +19,7 @@ from hypersd.draw.pipeline import Drawer, Settings
 from hypersd.lora import files, network
 from hypersd.recipe import Draw, Teacher
 from tests.distill import test_score
-from tests.distill.test_opponents import Stop
+from tests.distill.runs import whole_and_cut
 from tests.distill.test_score import REAL
 
 ROOT = Path(__file__).parents[2]
@@ -52,11 +52,7 @@ def test_a_run_goes_on_where_it_was_cut(tmp_path):
     losses = {"consistency": {}, **RECIPE["losses"]}
     cut = {"ema": 0.9, "losses": losses, "checkpoint_every": 3, "stages": [{"segments": 1, "iterations": 8}]}
     made = recipe.parse({**FOUR, **cut})
-    train(made, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        train(made, tmp_path / "cut", watch=Stop())
-    train(made, tmp_path / "cut", resume=True)
-    whole, again = (checkpoint.read(tmp_path / name).tensors for name in ("whole", "cut"))
+    whole, again = whole_and_cut(made, tmp_path, updates=5)
     assert {name for name in whole if name.startswith(("student/", "target/"))} == {
         "student/table.weight",
         "target/table.weight",

@@ -10,37 +10,55 @@ from hypersd.distill import checkpoint
 from hypersd.distill.losses.score import FAKE
 from hypersd.distill.step import STUDENT
 from hypersd.distill.train import train
-from hypersd.distill.watch import Silent
 from hypersd.lora import files
 from tests.distill import test_adversarial, test_score
+from tests.distill.killer import RECIPE
+from tests.distill.runs import Cut, contents, whole_and_cut
 
+HEADS = "network adversarial"
 OF_JUMPS = {"losses": {"score": {"updates": 2, "trajectory": True}}}
 RUNS = [
     (test_score.RECIPE, FAKE),
     ({**test_score.RECIPE, **OF_JUMPS, "draw": {**test_score.RECIPE["draw"], "steps": [1, 2]}}, FAKE),
     ({**test_score.RECIPE, "draw": {**test_score.RECIPE["draw"], "steps": [1, 4], "eta": 1.0}}, FAKE),
-    (test_adversarial.RECIPE, "network adversarial"),
+    (test_adversarial.RECIPE, HEADS),
 ]
+JUMPS = {"of": "jump", "real": "target", "width": 4}
+TWO = {"losses": {"score": {"updates": 2}, "adversarial": {"updates": 2, "width": 4}}}
+SCORE = {key: test_score.RECIPE[key] for key in ("draw", "losses")}
+RESUMED = {
+    "score": (RUNS[0][0], [{}]),
+    "trajectory": (RUNS[1][0], [{}]),
+    "eta": (RUNS[2][0], [{}]),
+    "drawing": (RUNS[3][0], [{}]),
+    "pair": ({**RECIPE, "losses": {"consistency": {}, "adversarial": {**JUMPS, "pair": True}}}, [{}]),
+    "pool": ({**RECIPE, "losses": {"adversarial": {**JUMPS, "pool": 3, "refreshed": 0.3, "r1": 1.0}}}, [{}]),
+    "dmd2": ({**test_score.RECIPE, **TWO}, [{}]),
+    "hyper": ({**RECIPE, "losses": {"consistency": {}, "adversarial": JUMPS}}, [{}, {"ema": None, **SCORE}]),
+}
 
 
-class Stop(Silent):
-    def update(self, iteration: int, loss: float, lr: float) -> None:
-        if iteration == 5:
-            raise KeyboardInterrupt
+@pytest.mark.parametrize(("values", "overrides"), RESUMED.values(), ids=RESUMED)
+def test_a_run_goes_on_with_its_opponents_as_they_were(tmp_path, values, overrides):
+    """Bit for bit, cut in its last stage."""
+    stages = [{"segments": 1, "iterations": 8, "override": override} for override in overrides]
+    made = recipe.parse({**values, "checkpoint_every": 3, "batch": 4, "stages": stages})
+    whole, again = whole_and_cut(made, tmp_path, updates=8 * len(stages) - 3)
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(tensor, again[key]) for key, tensor in whole.items())
+    for file in (tmp_path / "whole").glob("stage*.safetensors"):  # heads too
+        expected, got = (contents(folder / file.name)[0] for folder in (file.parent, tmp_path / "cut"))
+        assert all(torch.equal(tensor, got[key]) for key, tensor in expected.items())
 
 
-@pytest.mark.parametrize(("values", "opponent"), RUNS)
-def test_a_run_goes_on_with_its_opponent_as_it_was(tmp_path, values, opponent):
+@pytest.mark.parametrize(("values", "opponent"), [RUNS[0], RUNS[3]])
+def test_what_is_cut_has_kept_its_opponent_and_its_moments(tmp_path, values, opponent):
     made = recipe.parse({**values, "checkpoint_every": 3, "batch": 4, "stages": [{"segments": 1, "iterations": 8}]})
-    train(made, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(made, tmp_path / "cut", watch=Stop())
-    half = {name.partition("/")[0] for name in checkpoint.read(tmp_path / "cut").tensors}
-    assert {STUDENT, opponent} <= half
-    train(made, tmp_path / "cut", resume=True)
-    whole, cut = (checkpoint.read(tmp_path / name) for name in ("whole", "cut"))
-    assert {name.partition("/")[0] for name in whole.tensors} == half & {STUDENT, FAKE}
-    assert all(torch.equal(tensor, cut.tensors[name]) for name, tensor in whole.tensors.items())
+        train(made, tmp_path, watch=Cut(5))
+    name = next(iter(made.losses))
+    kept = {key.partition("/")[0] for key in checkpoint.read(tmp_path).tensors}
+    assert kept == {STUDENT, opponent, f"optimiser {STUDENT}", f"optimiser {name}"}
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3])

@@ -15,7 +15,7 @@ from hypersd import recipe
 from hypersd.distill import checkpoint
 from hypersd.distill.train import train
 from tests.distill.killer import RECIPE
-from tests.distill.runs import contents, losses
+from tests.distill.runs import contents, losses, whole_and_cut
 
 
 @pytest.fixture
@@ -84,6 +84,25 @@ def test_a_stage_may_have_a_moving_average_of_its_own(tmp_path):
     train(recipe.parse({**RECIPE, "ema": None, "stages": stages}), tmp_path / "run")
     roles = {key.partition("/")[0] for key in contents(tmp_path / "run" / checkpoint.NAME)[0]}
     assert {"student", "target"} <= roles
+
+
+def test_a_run_on_paths_goes_on_bit_for_bit(tmp_path):
+    """With what is drawn for all samples of an update, and the code of each step; the pool is kept."""
+    draw = {
+        "points": 8,
+        "end": "visited",
+        "visited_share": 1.0,
+        "samplers": ["ddim"],
+        "steps": [1, 4],
+        "together": True,
+    }
+    values = {**RECIPE, "data": {"kind": "paths", "pool": 8, "held": 2}, "draw": draw, "sampler": {"step_code": 1}}
+    values |= {"losses": {"rollout": {}, "regression": {}}, "checkpoint_every": 3}
+    made = recipe.parse({**values, "stages": [{"segments": 1, "iterations": 8}]})
+    whole, cut = whole_and_cut(made, tmp_path, updates=5)
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(tensor, cut[name]) for name, tensor in whole.items())
+    assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
 
 
 def test_a_damaged_checkpoint_says_so(short):
