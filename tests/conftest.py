@@ -90,8 +90,7 @@ def make_unet(seed: int = 0):
 def save_folder(folder: Path) -> None:
     """Writes what `StableDiffusionPipeline.save_pretrained` would, every network random and tiny."""
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from diffusers import DDIMScheduler
 
     from hypersd.bases.sd15 import ddim_config
 
@@ -99,27 +98,8 @@ def save_folder(folder: Path) -> None:
     make_unet().save_pretrained(folder / "unet")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        autoencoder = AutoencoderKL(
-            block_out_channels=(4, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=4,
-            norm_num_groups=2,
-            sample_size=16,
-        )
-        config = CLIPTextConfig(
-            vocab_size=vocabulary,
-            hidden_size=CONTEXT,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=PROMPT_TOKENS,
-            bos_token_id=vocabulary - 2,
-            eos_token_id=vocabulary - 1,
-        )
-        text_encoder = CLIPTextModel(config)
-    autoencoder.save_pretrained(folder / "vae")
-    text_encoder.save_pretrained(folder / "text_encoder")
+        make_autoencoder().save_pretrained(folder / "vae")
+        make_text_encoder(vocabulary).save_pretrained(folder / "text_encoder")
     DDIMScheduler(**ddim_config()).save_pretrained(folder / "scheduler")
     parts = {
         "scheduler": ["diffusers", "DDIMScheduler"],
@@ -132,6 +112,35 @@ def save_folder(folder: Path) -> None:
     }
     index = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.40.0", **parts}
     (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def make_autoencoder():
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=2,
+        sample_size=16,
+    )
+
+
+def make_text_encoder(vocabulary: int):
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=CONTEXT,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=PROMPT_TOKENS,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+    )
+    return CLIPTextModel(config)
 
 
 def save_tokenizer(folder: Path) -> int:

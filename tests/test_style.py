@@ -88,6 +88,12 @@ def test_files_and_functions_are_short(path):
     assert too_long(source) == []
 
 
+def test_what_is_not_shipped_is_short_too():
+    sources = [path.read_text() for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    assert [name for source in sources for name in too_long(source)] == []
+    assert max(len(source.splitlines()) for source in sources) <= LONGEST_FILE
+
+
 @each_file
 def test_every_module_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text())), "a module starts with a docstring"
