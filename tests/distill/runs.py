@@ -58,5 +58,6 @@ def curves(out: Path, window: int) -> dict[str, list[list[float]]]:
         terms = [line.get("terms", {"loss": line["loss"]}) for line in lines if line["stage"] == stage]
         for name in terms[0]:
             values = np.array([term[name] for term in terms])
-            found.setdefault(name, []).append(values.reshape(-1, window).mean(1).round(6).tolist())
+            means = values.reshape(-1, window).mean(1)
+            found.setdefault(name, []).append([float(f"{mean:.5g}") for mean in means])
     return found
