@@ -48,20 +48,18 @@ class Case:
         return (STUDENT, *self.others, *([FAKE] if self.opponent == FAKE else []))
 
 
-JUMP = {"of": "jump", "real": "target"}
+PAIR = {"of": "jump", "real": "target", "pair": True}
 CASES = {
     "consistency": Case("consistency"),
     "other networks": Case("consistency", others=(TARGET, PREVIOUS), how={"target": TARGET, "previous": PREVIOUS}),
     "regression": Case("regression"),
     "rollout": Case("rollout"),
     "trajectory": Case("score", {"trajectory": True}, FAKE),
-    "jump": Case("adversarial", JUMP, HEADS, (TARGET,), {"target": TARGET}),
-    "pair": Case("adversarial", {**JUMP, "pair": True}, HEADS),
-    "pool": Case("adversarial", {"of": "jump", "pool": 3, "refreshed": 0.5}, HEADS),
-    "r1": Case("adversarial", {"r1": 2.0, "r1_noise": 0.1}, HEADS),
+    "pair": Case("adversarial", PAIR, HEADS, (TARGET,), {"target": TARGET}),
+    "pool": Case("adversarial", {"of": "jump", "pool": 3, "refreshed": 0.5, "r1": 2.0, "r1_noise": 0.1}, HEADS),
     "full, consistency": Case("consistency", full=True, others=(TARGET,), how={"target": TARGET}),
     "full, score": Case("score", opponent=FAKE, full=True),
-    "full, jump": Case("adversarial", {**JUMP, "pair": True}, HEADS, full=True),
+    "full, pair": Case("adversarial", PAIR, HEADS, full=True),
 }
 Gradients = dict[tuple[str, str], Tensor]
 """By whose parameter it is, and its name."""
