@@ -84,12 +84,17 @@ def test_paths_are_one_teachers_for_all_stages(override, message):
 
 
 @pytest.mark.parametrize(
-    ("points", "end", "untrained"), [(40, "visited", 974), (40, "start", 974), (8, "visited", None), (8, "start", None)]
+    ("points", "end", "code", "untrained"),
+    [
+        *((40, "visited", 0, 974), (40, "start", 0, 974), (8, "visited", 0, None), (8, "start", 0, None)),
+        (8, "visited", 1, 874),  # where drawings in 8 steps are, told another number than those in one
+    ],
 )
-def test_a_target_from_where_no_sample_is_is_noticed(points, end, untrained):
+def test_a_target_from_where_no_sample_is_is_noticed(points, end, code, untrained):
     """The student's own jump from s, for which nothing but what it learns at other timesteps can be right."""
     draw = {"points": points, "end": end, "visited_share": 1, "samplers": ["ddim"]}
-    made = recipe.parse({**LEAST, "draw": draw, "stages": [{"segments": 1, "iterations": 1}]})
+    sampler = {"step_code": code}
+    made = recipe.parse({**LEAST, "draw": draw, "sampler": sampler, "stages": [{"segments": 1, "iterations": 1}]})
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         resolve.check(made)

@@ -198,22 +198,27 @@ def _check_paths(recipe: Recipe, stage: Recipe, index: int) -> None:
 
 
 def _check_target(stage: Recipe, segments: int, index: int) -> None:
-    """Warns where consistency alone trains, towards the student's own jump from an s that is no t of any sample.
+    """Warns where consistency alone trains, towards the student's own jump from an s that is no t of any sample; with
+    step codes, of any that draws in as many steps.
 
     Raises ValueError for a sampler that is not there.
     """
     routes, draw = visited(stage), stage.draw
     if list(stage.losses) != ["consistency"] or draw.visited_share < 1:
         return
-    cut, trained = Segments(segments, draw.points), {t for route in routes for t in route}
+    cut, coded = Segments(segments, draw.points), stage.sampler.step_code > 0
     for route in routes:
+        trained = {t for other in routes for t in other if not coded or len(other) == len(route)}
         for t, after in zip(route, [*route[1:], -1], strict=True):
             s, start = (int(found(torch.tensor([t]))) for found in (cut.previous, cut.start))
             arrives = max(start, min(after, s)) if draw.end == "visited" else start
             if s != arrives and s not in trained:
+                remedy = "set draw.visited_share below 1, or draw.points to the most of draw.steps"
+                if coded:
+                    remedy = "with a step code learn from paths instead, by losses.rollout or losses.regression"
                 warnings.warn(
                     f"in stage {index + 1} the target of t = {t} is the student's own jump from {s}, where no sample "
-                    "is: set draw.visited_share below 1, or draw.points to the most of draw.steps",
+                    f"{'of as many steps ' * coded}is: {remedy}",
                     stacklevel=3,
                 )
                 return

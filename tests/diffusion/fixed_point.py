@@ -11,8 +11,6 @@ Nothing here uses the package: numpy in float64, from Stable Diffusion's β alon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -43,35 +41,6 @@ def coefficients(std: float, k: int, end: End, points: int = 40) -> dict[int, fl
         offset, slope = factor(t, ends, 0.0), factor(t, ends, 1.0) - factor(t, ends, 0.0)
         student[t] = float(slope @ (target - offset) / (slope @ slope))
     return student
-
-
-def visited(std: float, coded: bool = False, numbers: Sequence[int] = (1, 2, 4, 8)) -> dict[tuple[int, int], float]:
-    """c(t, n), where all jumps are those of drawings in n steps, each n drawn equally often, on a grid of 8 points.
-
-    The teacher takes three steps from point to point. One c(t) serves every n; `coded`, each has its own, and one for
-    a point that drawings in n steps pass over stays the teacher's.
-    """
-    student = {(t, n): teacher(std, t) for t in range(124, 1000, 125) for n in numbers}
-    for t in range(124, 1000, 125):
-        s, begun = t - 125, [n for n in numbers if (t + 1) % (1000 // n) == 0]
-        steps = (t, t - 41, t - 83, s)
-        arrived = np.prod([factor(a, b, teacher(std, a)) for a, b in pairwise(steps)])
-        for shared in [[n] for n in begun] if coded else [begun]:
-            ends = [t - 1000 // n for n in shared]
-            target = [
-                arrived * (factor(s, e, student[s, n]) if e < s else 1) for n, e in zip(shared, ends, strict=True)
-            ]
-            offset, slope = factor(t, np.array(ends), 0.0), factor(t, np.array(ends), 1.0)
-            weighed = (slope - offset) / np.array(shared)  # of n drawings' timesteps, t is one in n
-            found = float(weighed @ (np.array(target) - offset) / (weighed @ (slope - offset)))
-            student |= {(t, n): found for n in (shared if coded else numbers)}
-    return student
-
-
-def visited_gain(std: float, n: int, coded: bool = False) -> float:
-    """As `gain`, of n jumps of that student."""
-    student = visited(std, coded)
-    return float(np.prod([factor(t, t - 1000 // n, student[t, n]) for t in range(999, -1, -1000 // n)]))
 
 
 def teacher(std: float, t: int) -> float:

@@ -46,6 +46,8 @@ PAIR = (
 """With little noise: on one channel and with few heads, more hides by how much a jump misses."""
 PATHS = ("data={kind: paths, pool: 32}", "teacher.substeps=5")
 LIKED = f"feedback: {{weight: 4, judges: {{{BOLD}: {{target: 0.3}}}}, watch: {{{FAINT}: {{}}}}}}"
+CONTENT = LIKED.replace("0.3", "0.2")
+"""With data as it is, on which that judge's mean is 0.25."""
 
 
 def iterations(*each: int) -> list[str]:
@@ -135,13 +137,17 @@ RUNS = {
             override(4, f"consistency: {{distance: huber}}, {LIKED}"),
         ],
     ),
-    "tscd-visited": (
-        *(4, fixed_point.visited_gain(0.5, 4), 0.03),
-        [*FAST, "losses.consistency.distance=mse", *iterations(75, 50, 50, 200)],
+    "hyper-feedback": (
+        *(1, DATA, 0.15),
+        [
+            *(*JUMPS, *iterations(*[1] * 4, 125), override(4, f"score: {{{FAKE}}}, {FADING}, {CONTENT}")),
+            f"losses.adversarial={{of: jump, real: target, weight: 0.02, {HEADS}}}",
+        ],
     ),
-    "tscd-coded": (
-        *(8, fixed_point.visited_gain(0.5, 8, coded=True), 0.03),
-        [*FAST, "losses.consistency.distance=mse", *iterations(75, 50, 50, 150)],
+    "drawings": (1, TEACHER, 0.02, [*PATHS, *FAST, "batch=8", "stages.0.override={}", *iterations(25, 100)]),
+    "drawings-coded": (
+        *(2, TEACHER, 0.02),
+        [*PATHS, *FAST, "batch=8", "stages.0.override={}", "sampler.step_code=3", *iterations(25, 100)],
     ),
     "emoji": (
         *(1, TEACHER, 0.02),
@@ -195,11 +201,12 @@ ALIKE = {
     "tscd-trajectory": ("tscd-score", 4, 4),
     "tscd-feedback": ("tscd-score", 4, 4),
     "tcd-score": ("tcd", 4, 1),
+    "hyper-feedback": ("hyper", 4, 4),
 }
 """Recipes whose first stages are another's: those are trained once, and only what is then left of it is run here."""
 GOLDEN = Path(__file__).parents[1] / "golden" / "methods.json"
 WINDOW = 25
-LOOSE = {"hyper": 2, "tscd-coded": 2}
+LOOSE = {"hyper": 2, "hyper-feedback": 2}
 """How much larger or smaller the whole of a term may be, where rounding is amplified most."""
 
 
