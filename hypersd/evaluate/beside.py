@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,4 +68,4 @@ def _best_of(role: str, count: int) -> list[str]:
 def _named(row: Row, best_of: list[str]) -> Row:
     words = ["the teacher"] if row.role == "teacher" else []
     words += [f"best training-free at {' and '.join(best_of)}"] if best_of else []
-    return Row(**{**vars(row), "role": ", ".join(["base", *words])})
+    return replace(row, role=", ".join(["base", *words]))
