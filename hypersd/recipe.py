@@ -43,9 +43,10 @@ class Lora(Strict):
     dtype: Literal["fp16", "fp32"] = "fp16"
     """Of the file. Weights in training are fp32."""
     start: Path | None = None
-    """A LoRA that training goes on from; None changes nothing yet."""
+    """A LoRA that training goes on from, a file or `bundled`; None changes nothing yet."""
     beneath: Path | None = None
-    """A finished LoRA that stays as it is: what is trained comes on top of it, and the result is the sum of both."""
+    """A finished LoRA, a file or `bundled`, that stays as it is: what is trained comes on top of it, and the result is
+    the sum of both."""
     fold: bool = False
     """Trains through W + B A as one weight: the same gradients, faster for a small network, for the memory of one
     more network and its gradient."""

@@ -15,7 +15,7 @@ def find_lora(lora: str | None, base: str) -> Path | None:
 
     if lora is None:
         lora = "bundled" if base == "emoji" else "none"
-    return {"none": None, "bundled": bundled.LORA}.get(lora, Path(lora))
+    return None if lora == "none" else bundled.lora(lora)
 
 
 def numbers(text: str, option: str) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hypersd import bases
+from hypersd import bases, bundled
 from hypersd.bases import Base
 from hypersd.diffusion import samplers
 from hypersd.diffusion.segments import Segments
@@ -48,8 +48,8 @@ def lora_targets(recipe: Recipe, found: Base) -> tuple[str, ...]:
 
 
 def lora_file(path: Path, found: Base) -> files.LoraFile:
-    """A LoRA of this base. Raises ValueError for another's."""
-    file = files.read(path)
+    """A LoRA of this base, by its path or as `bundled`. Raises ValueError for another's."""
+    file = files.read(bundled.lora(path))
     files.check_fits(file, found.unet, path.name, found.schedule.prediction)
     return file
 

@@ -181,7 +181,7 @@ def test_it_is_trained_to_draw_as_what_lies_beneath_does(tmp_path, key, value):
 
 def test_the_recipe_stands_on_the_bundled_lora():
     made, base = recipe.load(ROOT / "recipes" / "feedback.yaml"), bases.load("emoji", "cpu")
-    assert resolve.beneath(ROOT / made.lora.beneath, made, base).sampler["one_step"] == made.sampler.one_step
+    assert resolve.beneath(made.lora.beneath, made, base).sampler["one_step"] == made.sampler.one_step
 
 
 @pytest.mark.parametrize("alpha", [None, 6])
