@@ -145,6 +145,15 @@ RUNS = {
         ],
     ),
     "drawings": (1, TEACHER, 0.02, [*PATHS, *FAST, "batch=8", "stages.0.override={}", *iterations(25, 100)]),
+    "drawings-score": (
+        *(1, DATA, 0.03),
+        [
+            *(*PATHS, *FAST, "stages.0.override={}", *iterations(1, 1, 100)),
+            override(
+                2, f"score: {{trajectory: true, {FAKE}}}, {FADING.replace('consistency', 'rollout')}", "draw.steps: [1]"
+            ),
+        ],
+    ),
     "drawings-coded": (
         *(2, TEACHER, 0.02),
         [*PATHS, *FAST, "batch=8", "stages.0.override={}", "sampler.step_code=3", *iterations(25, 100)],
@@ -202,6 +211,7 @@ ALIKE = {
     "tscd-feedback": ("tscd-score", 4, 4),
     "tcd-score": ("tcd", 4, 1),
     "hyper-feedback": ("hyper", 4, 4),
+    "drawings-score": ("drawings", 2, 2),
 }
 """Recipes whose first stages are another's: those are trained once, and only what is then left of it is run here."""
 GOLDEN = Path(__file__).parents[1] / "golden" / "methods.json"
