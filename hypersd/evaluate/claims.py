@@ -20,6 +20,8 @@ LOWER = ("fd_teacher", "fd_real", "path")
 """Measures of which less is better; of the others more is."""
 RIVALS = ("lcm", "tcd", "pcm", "lightning", "dmd2")
 OURS = ("hyper", "emoji")
+FED = ("tscd", "hyper")
+"""Methods that were run with human feedback too."""
 STEPS = (1, 2, 4, 8)
 MEASURES = ("alignment", "quality", "fd_teacher", "fd_real")
 """By which ours are held against the strongest rival, each by itself."""
@@ -51,8 +53,12 @@ PAPER = (
         Claim("score distillation from TSCD is above that from TCD", "tscd-score", "tcd-score", 1, measure)
         for measure in ("alignment", "quality", "fd_teacher")
     ),
-    *(Claim("feedback raises quality", "tscd-feedback", "tscd", n, "quality") for n in STEPS),
-    *(Claim("feedback keeps alignment (within .005)", "tscd-feedback", "tscd", n, "alignment", 0.005) for n in STEPS),
+    *(Claim("feedback raises quality", f"{name}-feedback", name, n, "quality") for name in FED for n in STEPS),
+    *(
+        Claim("feedback keeps alignment (within .005)", f"{name}-feedback", name, n, "alignment", 0.005)
+        for name in FED
+        for n in STEPS
+    ),
 )
 
 
