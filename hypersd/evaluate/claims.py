@@ -19,7 +19,7 @@ Of one step begun lower than it was trained to, the method is called NAME from T
 LOWER = ("fd_teacher", "fd_real", "path")
 """Measures of which less is better; of the others more is."""
 RIVALS = ("lcm", "tcd", "pcm", "lightning", "dmd2")
-OURS = ("hyper", "emoji")
+OURS = ("hyper", "emoji", "drawings")
 FED = ("tscd", "hyper")
 """Methods that were run with human feedback too."""
 STEPS = (1, 2, 4, 8)
