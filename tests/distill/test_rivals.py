@@ -38,7 +38,8 @@ SLOW = "{lr: 0.006, betas: [0.5, 0.99], decay: cosine}"
 FAKE = "updates: 3, fake: {lr: 0.05, betas: [0.9, 0.99], decay: cosine}"
 HEADS = "width: 16, heads: {lr: 0.005, betas: [0, 0.99]}"
 ONE_STEP = "draw: {end: visited, visited_share: 1.0, samplers: [ddim], steps: [1]}"
-FADING = "consistency: {distance: mse, weight: [0.25, 0.0]}"
+HELD = "{distance: mse, weight: [0.25, 0.0]}"
+FADING = f"consistency: {HELD}"
 PAIR = (
     "adversarial: {of: jump, real: target, pair: true, weight: 1, span: [0, 0.1], width: 16, "
     "heads: {lr: 0.02, betas: [0, 0.99]}}"
@@ -149,9 +150,7 @@ RUNS = {
         *(1, DATA, 0.03),
         [
             *(*PATHS, *FAST, "stages.0.override={}", *iterations(1, 1, 100)),
-            override(
-                2, f"score: {{trajectory: true, {FAKE}}}, {FADING.replace('consistency', 'rollout')}", "draw.steps: [1]"
-            ),
+            override(2, f"score: {{trajectory: true, {FAKE}}}, rollout: {HELD}", "draw.steps: [1]"),
         ],
     ),
     "drawings-coded": (
