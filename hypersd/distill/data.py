@@ -64,6 +64,8 @@ class Drawn:
     prompts: tuple[str, ...]
     truth: Truth | None = None
     """What a perceptual loss compares with, where the data keeps it."""
+    one_step: Float[Tensor, "b c h w"] | None = None
+    """Where a drawing in one step is to end, if elsewhere than its path."""
 
 
 class Captioned:

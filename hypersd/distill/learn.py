@@ -34,7 +34,8 @@ def _batch(run: Run, stage: StageParts, iteration: int, indices: range, test: Da
     drawn = (test or run.data).draw(rngs)
     draw, guidance = stage.recipe.draw, stage.recipe.teacher.guidance
     common = shared(run.recipe.seed, stage.index, iteration + (TEST if test else 0))
-    batch = draw_batch(run.base, drawn.latents, drawn.cond, rngs, stage.segments, draw, stage.visited, guidance, common)
+    how = (stage.segments, draw, stage.visited, guidance, common, drawn.one_step)
+    batch = draw_batch(run.base, drawn.latents, drawn.cond, rngs, *how)
     code = run.recipe.sampler.step_code
     progress = iteration / stage.student.iterations
     return replace(batch, prompts=drawn.prompts, truth=drawn.truth, shared=common, code=code, progress=progress)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from hypersd.bases import Base
 from hypersd.diffusion import samplers
 from hypersd.diffusion.grids import solver_grid
 from hypersd.diffusion.solver import Predict, ode_walk
-from hypersd.distill.data import SAY_EVERY, Captioned, Data, Pool, Say, read_latents, read_prompts, silent
+from hypersd.distill.data import SAY_EVERY, Captioned, Data, Drawn, Pool, Say, read_latents, read_prompts, silent
 from hypersd.distill.randomness import Generators, generators, uniform
 from hypersd.draw.pipeline import bind
 from hypersd.lora.files import fingerprint
@@ -40,20 +41,35 @@ class Settings(Pool):
     """How many paths are walked, from the prompts in turn."""
     seed: int = 0
     batch: int = Field(64, ge=1)
+    one_step_guidance: float | None = Field(None, ge=1)
+    """Of the path whose end a single step is taught, from the same noise; None is the teacher's. A single step has to
+    say all that guidance adds at once, and less of it is easier to say."""
+
+
+class Forked(Captioned):
+    """Paths that each end in two pictures: the last point kept is the end that a single step is taught."""
+
+    def draw(self, rngs: Generators) -> Drawn:
+        drawn = super().draw(rngs)
+        return replace(drawn, latents=drawn.latents[:, :-1], one_step=drawn.latents[:, -1])
 
 
 def load(base: Base, settings: Settings, teacher: Teacher, points: int, cache: Path, say: Say = silent) -> Data:
     """The paths of these prompts; walked once, then kept in `cache` under a fingerprint."""
     prompts = read_prompts(settings.prompts)
     texts = [prompts[i % len(prompts)] for i in range(settings.pool)]
-    about = settings.model_dump(mode="json", exclude={"batch", "prompts", "held"})
+    about = settings.model_dump(mode="json", exclude={"batch", "prompts", "held"}, exclude_none=True)
     key = [fingerprint(base.unet), base.latent_shape(), about, teacher.model_dump(mode="json"), points, texts]
     file = cache / f"paths-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}.safetensors"
     if not file.is_file():
         paths = walk(base, texts, settings, teacher, points, say)
+        if (single := settings.one_step_guidance) is not None:
+            milder = teacher.model_copy(update={"guidance": (single, single)})
+            paths = torch.cat([paths, walk(base, texts, settings, milder, points, say)[:, :1]], 1)
         tensors = {"latents": paths, "weight": torch.ones(len(paths))}
         write_bytes(file, save(tensors, {"captions": json.dumps([[text] for text in texts])}))
-    return Captioned(base, *read_latents(file), held=settings.held)
+    kind = Captioned if settings.one_step_guidance is None else Forked
+    return kind(base, *read_latents(file), held=settings.held)
 
 
 def walk(

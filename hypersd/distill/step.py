@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hypersd.bases import Base, Cond
@@ -192,6 +192,12 @@ def pick_point(path: Float[Tensor, "b p c h w"], t: Timesteps, total: int) -> La
     return path[torch.arange(len(path), device=path.device), index // total]
 
 
+def _ending(path: Float[Tensor, "b p c h w"], end: Latents, where: Bool[Tensor, " b"]) -> Float[Tensor, "b p c h w"]:
+    """The paths, those of some samples with another end."""
+    ends = torch.where(where.to(path.device).view(-1, 1, 1, 1), end, path[:, 0])
+    return torch.cat([ends.unsqueeze(1), path[:, 1:]], 1)
+
+
 def draw_batch(
     base: Base,
     x0: Latents | Float[Tensor, "b p c h w"],
@@ -202,19 +208,23 @@ def draw_batch(
     visited: list[list[int]],
     guidance: tuple[float, float],
     common: torch.Generator | None = None,
+    one_step: Latents | None = None,
 ) -> Batch:
     """Timesteps, noise and guidance for clean latents, or for paths, from one generator a sample.
 
-    `draw.together` needs `common`, one generator that is the same in every process and micro-batch.
+    `draw.together` needs `common`, one generator that is the same in every process and micro-batch. Where a route is
+    a single step, `one_step` is the path's end.
     """
     path, total = x0 if x0.ndim == 5 else None, base.schedule.total
-    x0 = x0 if path is None else path[:, 0]
     u_t, u_list, u_end, u_noise, u_guidance = uniform(rngs, 5)
     if draw.together:
         assert common is not None
         (u_common,) = uniform([common], 1)
         u_list = torch.where(u_list < draw.visited_share, u_common * draw.visited_share, u_list)
     t, route = segments.draw_t(u_t, u_list, visited, draw.visited_share)
+    if path is not None and one_step is not None:
+        path = _ending(path, one_step, (route >= 0).sum(1) == 1)
+    x0 = x0 if path is None else path[:, 0]
     end = segments.end(t, u_end, draw.end, draw.start_share, next_on(route, t))
     eps = normal(rngs, x0.shape[1:]).to(base.device)
     low, high = guidance

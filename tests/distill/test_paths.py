@@ -95,6 +95,30 @@ def test_another_bases_paths_are_not_taken_for_ones_own(toy, kept, tmp_path):
     assert len(list(tmp_path.glob("paths-*.safetensors"))) == 2
 
 
+def test_a_single_step_is_taught_the_end_of_a_path_of_its_own_guidance(tiny_base, tmp_path):
+    """From the same noise; what is drawn in more steps ends where its own path does."""
+    (prompts := tmp_path / "prompts.txt").write_text("a cat\na dog")
+    strong, mild = Teacher(guidance=(5.0, 5.0)), Teacher(guidance=(3.0, 3.0))
+    how = {"prompts": prompts, "pool": 8}
+    forked = paths.load(tiny_base, paths.Settings(**how, one_step_guidance=3.0), strong, 8, tmp_path)
+    plain, milder = (paths.load(tiny_base, paths.Settings(**how), teacher, 8, tmp_path) for teacher in (strong, mild))
+    drawn, own, other = (kept.draw(generators(0, 0, 0, range(16))) for kept in (forked, plain, milder))
+    assert torch.equal(drawn.latents, own.latents)
+    assert torch.equal(drawn.one_step, other.latents[:, 0])
+    assert not torch.allclose(drawn.one_step, own.latents[:, 0], atol=1e-2)
+
+    rngs, visits = generators(0, 1, 0, range(16)), Draw(points=8, end="visited", visited_share=1.0)
+    batch = draw_batch(
+        tiny_base, drawn.latents, drawn.cond, rngs, Segments(1, 8), visits, VISITED, (5.0, 5.0), one_step=drawn.one_step
+    )
+    alone = (batch.route >= 0).sum(1) == 1
+    assert 0 < alone.sum() < 16
+    for ends in (batch.x0, batch.path[:, 0]):
+        assert torch.equal(ends[alone], drawn.one_step[alone])
+        assert torch.equal(ends[~alone], own.latents[~alone, 0])
+    assert torch.equal(batch.path[:, 1:], own.latents[:, 1:])
+
+
 def test_a_timestep_between_two_points_is_refused(toy, kept):
     batch = draw(toy, kept)
     with pytest.raises(ValueError, match=r"paths of 8 points do not pass timestep 759: set draw.end"):
