@@ -2,8 +2,8 @@
 
     python -m benchmarks.together [--updates 30] [--batch 32] [--out benchmarks/results/together.json]
 
-The same updates of the last stage of recipes/emoji.yaml in both ways, update by update in turn, so that a noisy
-machine disturbs both alike.
+The same updates of the first stage of recipes/emoji.yaml that has it, in both ways, update by update in turn, so
+that a noisy machine disturbs both alike.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def measure(updates: int, batch: int) -> dict[str, float]:
         for together in seconds:
             asked = [f"batch={batch}", "data.pool=64", "data.held=0"]
             recipe = recipes.load(ROOT / "recipes" / "emoji.yaml", asked)
-            last = len(recipe.stages) - 1
-            recipe.stages[last].override["draw.together"] = together
+            first = next(i for i, stage in enumerate(recipe.stages) if "draw.together" in stage.override)
+            recipe.stages[first].override["draw.together"] = together
             run = train._open(recipe, Path(folder), Silent())
-            begun[together] = run, train._begin(run, last, fresh=True)
+            begun[together] = run, train._begin(run, first, fresh=True)
         for update in range(-WARM, updates):
             for together, (run, stage) in begun.items():
                 clock = time.perf_counter()

@@ -153,13 +153,24 @@ RUNS = {
             override(2, f"score: {{trajectory: true, {FAKE}}}, rollout: {HELD}", "draw.steps: [1]"),
         ],
     ),
+    "drawings-mild": (
+        *(1, TEACHER, 0.02),
+        [*PATHS, *FAST, "data.one_step_guidance=1", "batch=8", "stages.0.override={}", *iterations(25, 100)],
+    ),
     "drawings-coded": (
         *(2, TEACHER, 0.02),
         [*PATHS, *FAST, "batch=8", "stages.0.override={}", "sampler.step_code=3", *iterations(25, 100)],
     ),
     "emoji": (
         *(1, TEACHER, 0.02),
-        [*PATHS, *FAST, "batch=8", "stages.0.override={}", *iterations(25, 25, 25, 50, 50, 25, 50)],
+        [*PATHS, *FAST, "batch=8", "stages.0.override={}", *iterations(25, 25, 25, 50, 50, 25, 25, 25)],
+    ),
+    "emoji-score": (
+        *(1, DATA, 0.03),
+        [
+            *(*PATHS, *FAST, "stages.0.iterations=100"),
+            override(0, f"score: {{trajectory: true, {FAKE}}}, rollout: {HELD}", "draw.steps: [1]"),
+        ],
     ),
     "cfg": (
         *(4, fixed_point.gain(0.5, 4, "uniform"), 0.03),
@@ -211,6 +222,7 @@ ALIKE = {
     "tcd-score": ("tcd", 4, 1),
     "hyper-feedback": ("hyper", 4, 4),
     "drawings-score": ("drawings", 2, 2),
+    "emoji-score": ("drawings", 0, 2),
 }
 """Recipes whose first stages are another's: those are trained once, and only what is then left of it is run here."""
 GOLDEN = Path(__file__).parents[1] / "golden" / "methods.json"
