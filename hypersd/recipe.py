@@ -102,6 +102,10 @@ class Optimiser(Strict):
     decay: Literal["constant", "cosine"] = "constant"
 
 
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if value is not None}
+
+
 def _ordered(span: tuple[float, float]) -> tuple[float, float]:
     if not 0 <= span[0] < span[1] <= 1:
         raise ValueError("give [from, to], two numbers from 0 to 1, the lower one first")
@@ -152,7 +156,8 @@ class Recipe(Strict):
     name: str
     base: str = "emoji"
     base_settings: dict[str, Any] = Field(default_factory=dict)
-    data: dict[str, Any] = {"kind": "prompts"}
+    data: Annotated[dict[str, Any], AfterValidator(_given)] = {"kind": "prompts"}
+    """A key that is null is left out: another kind of data may not know it."""
     student: Literal["lora", "full"] = "lora"
     """full: every weight of the network is trained, and the result is a network of its own; `lora` is then about
     opponents' LoRAs, the dtype of the file, and the LoRA that the student begins as."""

@@ -125,7 +125,7 @@ def folder(where: str | Path) -> Path:
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware: a GPU since Ampere, a CPU with AMX or AVX512-BF16."""
+    """Whether the device multiplies bfloat16 in hardware: a GPU since Ampere, a CPU with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

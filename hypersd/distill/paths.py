@@ -41,13 +41,13 @@ class Settings(Pool):
     """How many paths are walked, from the prompts in turn."""
     seed: int = 0
     batch: int = Field(64, ge=1)
-    one_step_guidance: float | None = Field(None, ge=1)
-    """Of the path whose end a single step is taught, from the same noise; None is the teacher's. A single step has to
-    say all that guidance adds at once, and less of it is easier to say."""
+    one_step_guidance: float | None = Field(None, ge=1, allow_inf_nan=False)
+    """Of a second path from the same noise, whose end a single step is taught; None is the teacher's own. A single step
+    has to say all that guidance adds at once, and less of it is easier to say."""
 
 
 class Forked(Captioned):
-    """Paths that each end in two pictures: the last point kept is the end that a single step is taught."""
+    """Each path with one more point, after the last: the end that a single step is taught."""
 
     def draw(self, rngs: Generators) -> Drawn:
         drawn = super().draw(rngs)
@@ -55,21 +55,27 @@ class Forked(Captioned):
 
 
 def load(base: Base, settings: Settings, teacher: Teacher, points: int, cache: Path, say: Say = silent) -> Data:
-    """The paths of these prompts; walked once, then kept in `cache` under a fingerprint."""
+    """The paths of these prompts, and those whose ends a single step is taught; walked once, then kept in `cache`."""
+    paths, *rest = read_latents(_kept(base, settings, teacher, points, cache, say))
+    if (guidance := settings.one_step_guidance) is None:
+        return Captioned(base, paths, *rest, held=settings.held)
+    milder = teacher.model_copy(update={"guidance": (guidance, guidance)})
+    ends = read_latents(_kept(base, settings, milder, points, cache, say))[0][:, :1]
+    return Forked(base, torch.cat([paths, ends], 1), *rest, held=settings.held)
+
+
+def _kept(base: Base, settings: Settings, teacher: Teacher, points: int, cache: Path, say: Say) -> Path:
+    """The file of one teacher's paths, under a fingerprint of all that decides them."""
     prompts = read_prompts(settings.prompts)
     texts = [prompts[i % len(prompts)] for i in range(settings.pool)]
-    about = settings.model_dump(mode="json", exclude={"batch", "prompts", "held"}, exclude_none=True)
+    about = settings.model_dump(mode="json", exclude={"batch", "prompts", "held", "one_step_guidance"})
     key = [fingerprint(base.unet), base.latent_shape(), about, teacher.model_dump(mode="json"), points, texts]
     file = cache / f"paths-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}.safetensors"
     if not file.is_file():
         paths = walk(base, texts, settings, teacher, points, say)
-        if (single := settings.one_step_guidance) is not None:
-            milder = teacher.model_copy(update={"guidance": (single, single)})
-            paths = torch.cat([paths, walk(base, texts, settings, milder, points, say)[:, :1]], 1)
         tensors = {"latents": paths, "weight": torch.ones(len(paths))}
         write_bytes(file, save(tensors, {"captions": json.dumps([[text] for text in texts])}))
-    kind = Captioned if settings.one_step_guidance is None else Forked
-    return kind(base, *read_latents(file), held=settings.held)
+    return file
 
 
 def walk(

@@ -26,6 +26,8 @@ from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe
 from hypersd.recipe import check as check_settings
 
+ENDS = {"adversarial", "regression", "rollout"}
+"""Losses that ask where the teacher's path ends."""
 LOCAL_PATHS = {"data": ("path", "prompts"), "lora": ("start", "beneath")}
 
 
@@ -179,6 +181,19 @@ def check(recipe: Recipe) -> None:
             terms.check_needs(name, loss, stage, index)
         _check_paths(recipe, stage, index)
         _check_target(stage, recipe.stages[index].segments, index)
+    _check_ends(recipe)
+
+
+def _check_ends(recipe: Recipe) -> None:
+    """Warns where `one_step_guidance` is given and no stage has a loss that asks where a single step ends."""
+    stages = [recipe.at(index) for index in range(len(recipe.stages))]
+    drawn = [stage for stage in stages if 1 in stage.draw.steps and stage.draw.visited_share > 0]
+    if "one_step_guidance" in recipe.data and not any(ENDS & stage.losses.keys() for stage in drawn):
+        warnings.warn(
+            "data.one_step_guidance changes nothing: no stage draws in one step with a loss that asks where that ends: "
+            f"set draw.visited_share=1, draw.steps with 1 in it, and one of losses {', '.join(sorted(ENDS))}",
+            stacklevel=3,
+        )
 
 
 def _check_paths(recipe: Recipe, stage: Recipe, index: int) -> None:

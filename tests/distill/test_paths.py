@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from hypersd import bases
+from hypersd import bases, recipe
 from hypersd.diffusion.segments import Segments
-from hypersd.distill import losses, paths
+from hypersd.distill import losses, paths, resolve
 from hypersd.distill.data import Captioned, read_latents
 from hypersd.distill.randomness import generators
 from hypersd.distill.step import Nets, draw_batch, tscd
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Draw, Teacher
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 TEACHER = Teacher(guidance=(1.0, 1.0), substeps=5)
 VISITED = [[999], [999, 499], [999, 749, 499, 249], [999, 874, 749, 624, 499, 374, 249, 124]]
 
@@ -117,6 +120,35 @@ def test_a_single_step_is_taught_the_end_of_a_path_of_its_own_guidance(tiny_base
         assert torch.equal(ends[alone], drawn.one_step[alone])
         assert torch.equal(ends[~alone], own.latents[~alone, 0])
     assert torch.equal(batch.path[:, 1:], own.latents[:, 1:])
+
+
+def test_held_out_paths_keep_the_end_of_a_single_step(toy, tmp_path):
+    settings = paths.Settings(pool=8, held=2, one_step_guidance=2.0)
+    held = paths.load(toy, settings, TEACHER, 8, tmp_path).held
+    assert held.draw(generators(0, 0, 0, range(4))).one_step.shape == (4, *toy.latent_shape())
+
+
+def test_an_end_that_nothing_asks_for_is_said(recwarn):
+    asked = {"name": "x", "base": "toy", "data": {"kind": "paths", "one_step_guidance": 2.0}}
+    asked |= {"draw": {"points": 8, "end": "visited", "visited_share": 1.0, "samplers": ["ddim"], "steps": [1, 2]}}
+    stages = [{"segments": 1, "iterations": 1}]
+    resolve.check(recipe.parse({**asked, "stages": stages, "losses": {"rollout": {}}}))
+    assert not recwarn
+    with pytest.warns(UserWarning, match=r"data\.one_step_guidance changes nothing: .*set draw\.visited_share=1"):
+        resolve.check(recipe.parse({**asked, "stages": stages, "losses": {"consistency": {}, "score": {}}}))
+
+
+@pytest.mark.parametrize("wrong", [0.5, float("inf"), float("nan")])
+def test_a_guidance_that_is_none_is_refused_before_an_hour_is_walked(wrong):
+    with pytest.raises(ValueError, match=r"data\.one_step_guidance"):
+        recipe.check(paths.Settings, {"one_step_guidance": wrong}, "data")
+
+
+def test_null_takes_a_key_out_of_the_data():
+    file = RECIPES / "emoji.yaml"
+    found = recipe.load(file, ["data={kind: prompts, one_step_guidance: null}"])
+    assert found.data == {"kind": "prompts"}
+    assert recipe.load(file, ["data.one_step_guidance=null"]).data == {"kind": "paths", "pool": 12288, "held": 128}
 
 
 def test_a_timestep_between_two_points_is_refused(toy, kept):
