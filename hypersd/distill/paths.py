@@ -56,12 +56,12 @@ class Forked(Captioned):
 
 def load(base: Base, settings: Settings, teacher: Teacher, points: int, cache: Path, say: Say = silent) -> Data:
     """The paths of these prompts, and those whose ends a single step is taught; walked once, then kept in `cache`."""
-    paths, *rest = read_latents(_kept(base, settings, teacher, points, cache, say))
+    paths, captions, weight = read_latents(_kept(base, settings, teacher, points, cache, say))
     if (guidance := settings.one_step_guidance) is None:
-        return Captioned(base, paths, *rest, held=settings.held)
+        return Captioned(base, paths, captions, weight, held=settings.held)
     milder = teacher.model_copy(update={"guidance": (guidance, guidance)})
     ends = read_latents(_kept(base, settings, milder, points, cache, say))[0][:, :1]
-    return Forked(base, torch.cat([paths, ends], 1), *rest, held=settings.held)
+    return Forked(base, torch.cat([paths, ends], 1), captions, weight, held=settings.held)
 
 
 def _kept(base: Base, settings: Settings, teacher: Teacher, points: int, cache: Path, say: Say) -> Path:
