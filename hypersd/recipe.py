@@ -23,7 +23,8 @@ from hypersd.diffusion.segments import End, Segments
 Steps = Annotated[int, Field(ge=1, le=MOST_MADE_FOR)]
 MOST_CODE = 100
 STAGE_KEYS = (
-    "draw", "teacher", "optimiser", "losses", "ema", "micro_batch", "checkpoint_every", "sample_every", "sample_prompts"
+    "draw", "teacher", "optimiser", "losses", "ema", "average", "micro_batch",
+    "checkpoint_every", "sample_every", "sample_prompts",
 )  # fmt: skip
 """What a stage may override: the rest lasts as long as the run."""
 
@@ -169,6 +170,9 @@ class Recipe(Strict):
     stages: tuple[Stage, ...]
     ema: float | None = Field(None, ge=0, lt=1)
     """μ of the target network; None is the student itself without gradient."""
+    average: float | None = Field(None, ge=0, lt=1)
+    """The most of the decay of a moving average of the student's weights, which then is what a stage results in; None
+    is the weights as last updated."""
     batch: int = Field(32, ge=1)
     """Samples an update, over all processes and micro-batches."""
     micro_batch: int | None = Field(None, ge=1)

@@ -15,7 +15,7 @@ from hypersd.diffusion.segments import Segments
 from hypersd.distill.data import Data
 from hypersd.distill.guard import Guard
 from hypersd.distill.losses import Loss
-from hypersd.distill.step import STUDENT, Nets
+from hypersd.distill.step import AVERAGE, STUDENT, Nets
 from hypersd.distill.trained import Trained
 from hypersd.distill.unproven import Unproven
 from hypersd.distill.watch import Watcher
@@ -62,6 +62,11 @@ class StageParts:
     networks: dict[str, nn.Module]
     """Those that an opponent has beside its roles, likewise."""
     guard: Guard
+
+    @property
+    def result(self) -> str:
+        """The role that the stage's weights are taken from."""
+        return STUDENT if self.recipe.average is None else AVERAGE
 
     @property
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:

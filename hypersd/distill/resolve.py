@@ -20,7 +20,7 @@ from hypersd.distill import paths
 from hypersd.distill.data import Data
 from hypersd.distill.guard import Watched
 from hypersd.distill.losses import Adversary, Loss
-from hypersd.distill.step import PATHS, PREVIOUS, STUDENT, TARGET
+from hypersd.distill.step import AVERAGE, PATHS, PREVIOUS, STUDENT, TARGET
 from hypersd.lora import algebra, files
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe
@@ -136,6 +136,8 @@ def roles(recipe: Recipe) -> dict[str, int | None]:
         found[TARGET] = rank
     if any(stage.teacher.follow == "previous" for stage in stages):
         found[PREVIOUS] = rank
+    if any(stage.average is not None for stage in stages):
+        found[AVERAGE] = rank
     for stage in stages:
         for loss in losses(stage).values():
             if isinstance(loss, Adversary):

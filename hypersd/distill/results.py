@@ -53,15 +53,23 @@ def usage(recipe: Recipe, stage: int | None) -> dict[str, Any]:
     return used
 
 
-def write(recipe: Recipe, base: Base, roles: Roles, path: Path, whole: bool = False, stage: int | None = None) -> None:
+def write(
+    recipe: Recipe,
+    base: Base,
+    roles: Roles,
+    path: Path,
+    whole: bool = False,
+    stage: int | None = None,
+    role: str = STUDENT,
+) -> None:
     """What was trained, so far or in a stage; the `whole` is its sum with the LoRA that it stands on."""
-    state, about = roles.state(STUDENT), files.fingerprint(base.unet, base.schedule.prediction)
+    state, about = roles.state(role), files.fingerprint(base.unet, base.schedule.prediction)
     values = resolve.published(recipe, resolve.lora_targets(recipe, base))
     used = usage(recipe, stage)
     dtype = torch.float16 if recipe.lora.dtype == "fp16" else torch.float32
     if recipe.student == "full":
         return network.write(path, state, about, values, used, dtype)
-    shape = rank, alpha, _ = roles.shape(STUDENT)
+    shape = rank, alpha, _ = roles.shape(role)
     if whole and recipe.lora.beneath:
         below = resolve.lora_file(recipe.lora.beneath, base).weights  # of alpha = rank, as every file is read
         state = algebra.concatenate([below, state], [1.0, alpha / rank])

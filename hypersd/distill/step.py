@@ -32,7 +32,7 @@ Latents = Float[Tensor, "b c h w"]
 Timesteps = Int[Tensor, " b"]
 Computed = TypeVar("Computed")
 
-STUDENT, TARGET, PREVIOUS, BENEATH = "student", "target", "previous", "beneath"
+STUDENT, TARGET, PREVIOUS, AVERAGE, BENEATH = "student", "target", "previous", "average", "beneath"
 ROUTES, PATHS = "routes", "paths"
 """What a loss may need of a batch: the timesteps that each sample's sampler visits; the teacher's whole paths."""
 
@@ -144,7 +144,7 @@ class Nets:
 
     def playing(self, role: str) -> tuple[str, ...]:
         """What is on stage for a role: a few-step one stands on what was finished before."""
-        return (*self.beneath, role) if role in (STUDENT, TARGET, PREVIOUS) else (role,)
+        return (*self.beneath, role) if role in (STUDENT, TARGET, PREVIOUS, AVERAGE) else (role,)
 
     def jump(self, role: str, x_t: Latents, t: Timesteps, end: Timesteps, batch: Batch) -> Latents:
         """f_role's jump t → end, f_role a few-step network."""

@@ -26,7 +26,7 @@ from hypersd.distill.losses import Adversary, Miss
 from hypersd.distill.parts import Run, StageParts
 from hypersd.distill.remedy import check
 from hypersd.distill.samples import draw_strip
-from hypersd.distill.step import BENEATH, PREVIOUS, STUDENT, TARGET, Batch, Nets
+from hypersd.distill.step import AVERAGE, BENEATH, PREVIOUS, STUDENT, TARGET, Batch, Nets
 from hypersd.distill.trained import Trained
 from hypersd.distill.watch import Silent, Watcher
 from hypersd.lora.roles import Roles
@@ -119,10 +119,10 @@ def _tidy(run: Run, progress: Progress) -> None:
 
 
 def _begin(run: Run, index: int, fresh: bool) -> StageParts:
-    """A stage's parts. At its first iteration the target and the previous student copy the student."""
+    """A stage's parts. At its first iteration the target, the previous student and the average copy the student."""
     recipe, stage = run.recipe.at(index), run.recipe.stages[index]
     if fresh:
-        for role in (TARGET, PREVIOUS):
+        for role in (TARGET, PREVIOUS, AVERAGE):
             if role in run.kept:
                 run.roles.follow(role, STUDENT, 0.0)
     begun = index > 0 or run.recipe.lora.start or run.recipe.lora.beneath  # there is a student to follow
@@ -178,12 +178,14 @@ def _run_stage(run: Run, stage: StageParts, first: int) -> None:
         _look(run, stage, iteration)
         done = iteration + 1
         if done % every.sample_every == 0 and every.sample_prompts and run.accelerator.is_main_process:
-            playing = stage.nets.playing(STUDENT)
+            playing = stage.nets.playing(stage.result)
             run.watch.note(f"samples: {draw_strip(run.base, run.roles, playing, every, run.out, stage.index, done)}")
         if done % every.checkpoint_every == 0 and done < iterations:
             _weigh(run, stage, done)
             _save(run, Progress(stage.index, done), stage)
     _weigh(run, stage, iterations)
+    if stage.result != STUDENT:
+        run.roles.follow(STUDENT, stage.result, 0.0)
     _write(run, _stage_file(run, stage.index), stage=stage.index)
     if run.accelerator.is_main_process:
         for name, network in stage.networks.items():
@@ -209,6 +211,8 @@ def _iterate(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
     stage.student.step(iteration)
     if stage.nets.target == TARGET:
         run.roles.follow(TARGET, STUDENT, stage.recipe.ema or 0.0)
+    if stage.recipe.average is not None:
+        run.roles.follow(AVERAGE, STUDENT, min(stage.recipe.average, (1 + iteration) / (10 + iteration)))
     return terms
 
 
@@ -290,7 +294,7 @@ def _look(run: Run, stage: StageParts, iteration: int) -> None:
         return
     best = run.out / results.BEST_NAME
     if guard.best() == len(guard.windows) - 1:
-        _write(run, best, whole=True, proven=False)
+        _write(run, best, whole=True, proven=False, role=stage.result)
     if words := guard.fooled():
         words = f"at iteration {iteration} of stage {stage.index + 1} {words}; {best} is from before"
         if guard.watched and guard.watched.stop:
@@ -306,9 +310,11 @@ def _save(run: Run, progress: Progress, stage: StageParts | None = None) -> None
         checkpoint.write(place, progress, values, run.roles, list(run.kept), optimisers, networks)
 
 
-def _write(run: Run, path: Path, whole: bool = False, stage: int | None = None, proven: bool = True) -> Path:
+def _write(
+    run: Run, path: Path, whole: bool = False, stage: int | None = None, proven: bool = True, role: str = STUDENT
+) -> Path:
     if run.accelerator.is_main_process:
         place = path if proven else run.unproven.place(path)
-        results.write(run.recipe, run.base, run.roles, place, whole, stage)
+        results.write(run.recipe, run.base, run.roles, place, whole, stage, role)
         run.watch.note(f"wrote {path}")
     return path

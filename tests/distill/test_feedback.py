@@ -140,6 +140,14 @@ def test_the_best_student_is_the_best_of_all_stages_that_are_watched_alike(tmp_p
     assert boldness(best) == boldness(first) < boldness(tmp_path / "both" / "stage1-1segments.safetensors")
 
 
+def test_the_best_student_is_kept_as_the_stage_would_be(tmp_path):
+    """Averaged, where the stage's result is an average: here that lags behind."""
+    best = [tmp_path / name / "best.safetensors" for name in ("average", "plain")]
+    for path, average in zip(best, (0.9, None), strict=True):
+        train(recipe.parse({**RECIPE, "average": average, "stages": [{"segments": 1, "iterations": 12}]}), path.parent)
+    assert boldness() < boldness(best[0]) < 0.9 * boldness(best[1])
+
+
 @pytest.mark.parametrize(
     ("override", "alike"),
     [
