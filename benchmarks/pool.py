@@ -3,7 +3,8 @@
     python -m benchmarks.pool [LORA ...] [--paths 256] [--out benchmarks/results/pool.json]
 
 The same captions from the noise that it was trained on, and from new noise: how far its drawings are from where the
-teacher's path ends, as |x0 − teacher's| / |teacher's| over all latents. What is more on new noise was learnt by heart.
+teacher's path ends, as |x0 − teacher's| / |teacher's| over all latents; for a single step where the milder path ends
+that the recipe teaches it. What is more on new noise was learnt by heart.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +33,34 @@ NEW = 1
 STEPS = (1, 2, 4, 8)
 
 
-def walked(texts: Sequence[str], seed: int) -> Tensor:
-    """Noise and picture of each path, n 2 c h w."""
+@dataclass(frozen=True)
+class Walked:
+    """Paths from one kind of noise, n c h w."""
+
+    noise: Tensor
+    end: Tensor
+    milder: Tensor
+    """What a single step is taught."""
+
+
+def walked(texts: Sequence[str], seed: int) -> Walked:
     made, base = recipe.load(RECIPE), bases.load("emoji")
-    settings = paths.Settings(pool=len(texts), seed=seed)
-    whole = paths.walk(base, texts, settings, made.teacher, made.draw.points)
-    return whole[:, [-1, 0]].float()
+    settings, points = paths.Settings(pool=len(texts), seed=seed), made.draw.points
+    mild = made.data["one_step_guidance"]
+    teachers = made.teacher, made.teacher.model_copy(update={"guidance": (mild, mild)})
+    own, milder = (paths.walk(base, texts, settings, teacher, points).float() for teacher in teachers)
+    return Walked(own[:, -1], own[:, 0], milder[:, 0])
 
 
-def missed(drawer: Drawer, texts: Sequence[str], path: Tensor, steps: int) -> float:
+def missed(drawer: Drawer, texts: Sequence[str], path: Walked, steps: int) -> float:
     """The relative error of DDIM's drawings from the paths' noise."""
+    end = path.milder if steps == 1 else path.end
     sampler, cond = samplers.load("ddim"), drawer.base.encode(list(texts))
     with torch.no_grad(), drawer.on_stage():
         predict = bind(drawer.base, cond, drawer.base.null(cond), 1.0, drawer.code(steps))
-        grid, noise = drawer.grid(sampler, Settings(steps)), path[:, 0].to(drawer.base.device)
+        grid, noise = drawer.grid(sampler, Settings(steps)), path.noise.to(drawer.base.device)
         drawn = sampler(predict, drawer.base.schedule, noise, grid, [torch.Generator()] * len(texts)).cpu()
-    return float((drawn - path[:, 1]).norm() / path[:, 1].norm())
+    return float((drawn - end).norm() / end.norm())
 
 
 def main() -> None:
