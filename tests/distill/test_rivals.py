@@ -45,6 +45,7 @@ PAIR = (
     "heads: {lr: 0.02, betas: [0, 0.99]}}"
 )
 """With little noise: on one channel and with few heads, more hides by how much a jump misses."""
+EIGHT = "stages=[{segments: 8, iterations: 200}]"
 PATHS = ("data={kind: paths, pool: 32}", "teacher.substeps=5")
 LIKED = f"feedback: {{weight: 4, judges: {{{BOLD}: {{target: 0.3}}}}, watch: {{{FAINT}: {{}}}}}}"
 CONTENT = LIKED.replace("0.3", "0.2")
@@ -112,6 +113,13 @@ RUNS = {
             f"losses.adversarial={{of: jump, real: target, weight: 0.02, {HEADS}}}",
         ],
     ),
+    **{
+        name: (
+            *(8, fixed_point.gain(0.5, 8, "uniform"), 0.03),
+            [*JUMPS, "losses.adversarial.width=16", EIGHT, "losses.adversarial.heads.lr=0.005"],
+        )
+        for name in ("tscd-adversarial-r1", "tscd-adversarial-pool")
+    },
     "tscd-score": (
         *(1, DATA, 0.15),
         [
@@ -316,7 +324,7 @@ def test_stages_that_are_trained_once_for_two_recipes_are_the_same_in_both(name)
 
 def settings(made: Recipe) -> dict:
     draw = made.draw.model_dump(exclude={"samplers", "steps"})
-    return {"draw": draw, **made.model_dump(include={"teacher", "losses", "optimiser", "batch", "ema", "data"})}
+    return {"draw": draw, **made.model_dump(include={"teacher", "losses", "optimiser", "batch", "ema", "average", "data"})}
 
 
 @pytest.mark.parametrize("name", RUNS)
