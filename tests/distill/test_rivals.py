@@ -324,7 +324,8 @@ def test_stages_that_are_trained_once_for_two_recipes_are_the_same_in_both(name)
 
 def settings(made: Recipe) -> dict:
     draw = made.draw.model_dump(exclude={"samplers", "steps"})
-    return {"draw": draw, **made.model_dump(include={"teacher", "losses", "optimiser", "batch", "ema", "average", "data"})}
+    alike = {"teacher", "losses", "optimiser", "batch", "ema", "average", "data"}
+    return {"draw": draw, **made.model_dump(include=alike)}
 
 
 @pytest.mark.parametrize("name", RUNS)
