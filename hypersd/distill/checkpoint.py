@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hypersd.atomic import write_bytes
+from hypersd.distill import resolve
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe, parse
 
@@ -90,10 +91,10 @@ def of(recipe: Recipe, out: Path, resume: bool) -> Checkpoint | None:
         raise ValueError(f"{out} already holds a run; go on with --resume, or name another folder with --out")
     remedy = "resume with the same one, or name another folder with --out"
     try:
-        before = parse(saved.recipe)  # so that a key which the program has gained since has its default
+        then = resolve.in_full(parse(saved.recipe), MAY_DIFFER)  # what the program has gained since has its default
     except ValueError as error:
         raise ValueError(f"{out} was started with a recipe that is none any more ({error}); {remedy}") from error
-    now, then = (made.model_dump(mode="json", exclude=MAY_DIFFER) for made in (recipe, before))
+    now = resolve.in_full(recipe, MAY_DIFFER)
     if different := sorted(key for key in now if _without_rates(now[key]) != _without_rates(then[key])):
         raise ValueError(f"{out} was started with another recipe ({different[0]!r} differs); {remedy}")
     if now != then:

@@ -11,6 +11,8 @@ from typing import Any
 EXPLODED = 1e4
 """Times what a stage began with."""
 SETTLE = 20  # iterations: what a stage began with is their mean
+LITTLE = 0.01
+"""Of what all losses together began with: a term that began smaller may grow as if it had begun there."""
 LEAST = 2.0  # standard errors
 PARTED = 1.1
 """Times that of samples that are trained on, from which on the miss of held-out ones says that the others are learnt by
@@ -43,42 +45,47 @@ class Guard:
     watched: Watched | None = None
     losses: list[float] = field(default_factory=list)
     scores: list[Mapping[str, float]] = field(default_factory=list)
-    opponents: dict[str, list[float]] = field(default_factory=dict)
-    """What each opponent's loss began with."""
+    began: dict[str, list[float]] = field(default_factory=dict)
+    """What each term of the losses began with, opponents' too."""
     sizes: dict[str, float] = field(default_factory=dict)
     """The norms of what is trained, as the stage began or was resumed."""
     tests: list[tuple[float, float]] = field(default_factory=list)
     """How far held-out samples were missed, and others."""
 
-    def replay(self, lines: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, float]] = ()) -> None:
-        """Takes up what a resumed stage had logged, and the scores of stages `before` it that were watched alike."""
+    def replay(
+        self, lines: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, float]] = (), only: str = ""
+    ) -> None:
+        """Takes up what a resumed stage had logged, and the scores of stages `before` it that were watched alike.
+
+        `only` is the loss of a stage that has no other, whose lines name none.
+        """
         self.losses = [line["loss"] for line in lines]
         self.scores = [*before, *(line["scores"] for line in lines if "scores" in line)]
         for line in lines:
             if "held" in line:
                 self.tested(line)
         for line in lines[:SETTLE]:
-            for name, value in line.get("terms", {}).items():
-                self.opponents.setdefault(name, []).append(value)
+            for name, value in line.get("terms", {only: line["loss"]}).items():
+                self.began.setdefault(name, []).append(value)
 
     def wrong(self, terms: Mapping[str, float]) -> str:
         """What is wrong with an iteration's terms, in words; else nothing."""
         if broken := [name for name, value in terms.items() if not math.isfinite(value)]:
             return f"the loss {broken[0]!r} became {terms[broken[0]]}"
-        began, loss = self.losses[:SETTLE], sum(terms.values())
-        if len(began) == SETTLE and abs(loss) > EXPLODED * fmean(map(abs, began)) > 0:
-            worst = max(terms, key=lambda name: abs(terms[name]))
-            return f"the loss {worst!r} grew to {terms[worst]:.3g}, from {fmean(began):.3g} as the stage began"
-        return ""
+        whole = fmean(map(abs, self.losses[:SETTLE] or [0.0]))
+        grown = [self.grown(name, value, LITTLE * whole) for name, value in terms.items()]
+        return next(filter(None, grown), "")
 
-    def wrong_opponent(self, name: str, value: float) -> str:
-        """The same of an opponent's loss, which no sum hides: each has a size of its own."""
-        began = self.opponents.setdefault(name, [])
+    def grown(self, name: str, value: float, least: float = 0.0) -> str:
+        """What is wrong with the size of a loss, an opponent's too: each is measured by what it began with itself."""
+        began = self.began.setdefault(name, [])
         if len(began) < SETTLE:
             began.append(value)
-        elif abs(value) > EXPLODED * fmean(map(abs, began)) > 0:
-            return f"the loss {name!r} grew to {value:.3g}, from {fmean(began):.3g} as the stage began"
-        return ""
+            return ""
+        usual = max(fmean(map(abs, began)), least) or 1.0  # a hinge that asks nothing yet
+        if abs(value) <= EXPLODED * usual:
+            return ""
+        return f"the loss {name!r} grew to {value:.3g}, from {fmean(began):.3g} as the stage began"
 
     def blown_up(self, name: str, size: float) -> str:
         """What is wrong with the norm of trained weights: one batch's losses may not show it."""

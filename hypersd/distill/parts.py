@@ -14,7 +14,7 @@ from hypersd.bases import Base
 from hypersd.diffusion.segments import Segments
 from hypersd.distill.data import Data
 from hypersd.distill.guard import Guard
-from hypersd.distill.losses import Loss
+from hypersd.distill.losses import Adversary, Loss
 from hypersd.distill.step import AVERAGE, STUDENT, Nets
 from hypersd.distill.trained import Trained
 from hypersd.distill.unproven import Unproven
@@ -67,6 +67,11 @@ class StageParts:
     def result(self) -> str:
         """The role that the stage's weights are taken from."""
         return STUDENT if self.recipe.average is None else AVERAGE
+
+    def rate(self, name: str) -> str:
+        """The recipe's key of the learning rate of the student, or of a loss's opponent."""
+        loss = self.losses.get(name)
+        return f"losses.{name}.{loss.trains}.lr" if isinstance(loss, Adversary) else "optimiser.lr"
 
     @property
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:

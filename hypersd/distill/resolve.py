@@ -161,6 +161,17 @@ def published(recipe: Recipe, targets: Collection[str]) -> dict[str, Any]:
     return {**values, **{key: _judged(values[key]) for key in ("losses", "stages")}}
 
 
+def in_full(recipe: Recipe, without: Collection[str] = ()) -> dict[str, list[Any]]:
+    """What each stage trains by, however it is said: overrides applied, and losses with what was left to them."""
+    stages = [recipe.at(index) for index in range(len(recipe.stages))]
+    values = [stage.model_dump(mode="json", exclude={*without, "stages", "losses"}) for stage in stages]
+    for stage, found in zip(stages, values, strict=True):
+        given = stage.losses.items()
+        found["losses"] = {name: terms.settings_of(name, own).model_dump(mode="json") for name, own in given}
+    lengths = [[stage.segments, stage.iterations] for stage in recipe.stages]
+    return {"stages": lengths, **{key: [found[key] for found in values] for key in values[0]}}
+
+
 def opponent(stage: Recipe, name: str) -> dict[str, Any]:
     """Which loss an opponent is of, with all of its settings, as `published`."""
     return {"loss": name, **_judged(terms.settings_of(name, stage.losses[name]).model_dump(mode="json"))}
@@ -182,6 +193,7 @@ def check(recipe: Recipe) -> None:
         for name, loss in losses(stage).items():
             terms.check_needs(name, loss, stage, index)
         _check_paths(recipe, stage, index)
+        _check_watch(recipe, stage, index)
         _check_target(stage, recipe.stages[index].segments, index)
     _check_ends(recipe)
 
@@ -212,6 +224,20 @@ def _check_paths(recipe: Recipe, stage: Recipe, index: int) -> None:
             f"the paths have {recipe.draw.points} points, and not the {stage.draw.points} of stage {index + 1}: "
             f"set draw.points of that stage to one that divides {recipe.draw.points}"
         )
+
+
+def _check_watch(recipe: Recipe, stage: Recipe, index: int) -> None:
+    """Warns where a student is to please judges, and nobody would notice that it learns to please them only."""
+    if (who := watched(stage)) is None:
+        return
+    iterations = sum(recipe.stages[each].iterations for each in (*watched_alike(recipe, index), index))
+    if not who.held_out:
+        words = "no judge looks on: name one that is not pleased under watch"
+    elif iterations < 2 * who.window:
+        words = f"judges look on in windows of {who.window} iterations, and there are {iterations}: set window lower"
+    else:
+        return
+    warnings.warn(f"while stage {index + 1} pleases {' and '.join(who.judges)}, {words}", stacklevel=3)
 
 
 def _check_target(stage: Recipe, segments: int, index: int) -> None:

@@ -94,6 +94,8 @@ def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
     if recipe.gradient_checkpointing:
         unet: Any = base.unet.train()  # diffusers checkpoints in training mode only; SD has no dropout
         unet.enable_gradient_checkpointing(roles.checkpoint)
+        if vae := getattr(base, "vae", None):  # judges look at pictures: at full size its activations are the most
+            vae.enable_gradient_checkpointing()
     watch = watch if accelerator.is_main_process else Silent()
     with accelerator.main_process_first():  # a pool of latents is drawn once; the others find it
         data = resolve.data(recipe, base, out, watch.note)
@@ -164,7 +166,7 @@ def _remember(run: Run, stage: StageParts) -> None:
     run.accelerator.wait_for_everyone()  # what others read of the log is written
     alike = resolve.watched_alike(run.recipe, stage.index)
     before = [line["scores"] for index in alike for line in log.of_stage(run.out, index)]
-    stage.guard.replay(log.of_stage(run.out, stage.index), before)
+    stage.guard.replay(log.of_stage(run.out, stage.index), before, next(iter(stage.losses)))
 
 
 def _run_stage(run: Run, stage: StageParts, first: int) -> None:
@@ -204,10 +206,9 @@ def _iterate(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
         for _ in range(loss.updates):
             terms |= learn(run, stage, drawn, {f"{name}, opponent": loss.opponent})
             wrong = infinite(f"the gradient of the opponent of {name}", opponent.clip(run.accelerator))
-            check(run, stage, iteration, wrong, f"lr in losses.{name}")
+            check(run, stage, iteration, wrong, stage.rate(name))
             opponent.step(iteration)
-        grown = stage.guard.wrong_opponent(term := f"{name}, opponent", terms[term])
-        check(run, stage, iteration, grown, f"lr in losses.{name}")
+        check(run, stage, iteration, stage.guard.grown(term := f"{name}, opponent", terms[term]), stage.rate(name))
     stage.student.step(iteration)
     if stage.nets.target == TARGET:
         run.roles.follow(TARGET, STUDENT, stage.recipe.ema or 0.0)
@@ -229,8 +230,7 @@ def _study(run: Run, stage: StageParts, iteration: int, drawn: list[Batch]) -> d
 def _weigh(run: Run, stage: StageParts, iteration: int) -> None:
     """Raises FloatingPointError for weights that are blown up: before they are kept, and whatever the losses say."""
     for name, part in {STUDENT: stage.student, **stage.opponents}.items():
-        rate = "optimiser.lr" if name == STUDENT else f"lr in losses.{name}"
-        check(run, stage, iteration, stage.guard.blown_up(name, part.size()), rate)
+        check(run, stage, iteration, stage.guard.blown_up(name, part.size()), stage.rate(name))
 
 
 def _test(run: Run, stage: StageParts, iteration: int) -> dict[str, dict[str, float]]:

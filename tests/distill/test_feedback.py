@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
 from hypersd import bases, recipe
@@ -162,6 +165,41 @@ def test_the_best_student_is_kept_as_the_stage_would_be(tmp_path):
 def test_stages_are_watched_alike_where_the_same_judges_see_the_same_drawings(override, alike):
     stages = [{"segments": 1, "iterations": 1, "override": changed} for changed in [*override, {}]]
     assert resolve.watched_alike(recipe.parse({**RECIPE, "stages": stages}), 2) == alike
+
+
+@pytest.mark.parametrize(
+    ("changed", "stages", "words"),
+    [
+        ({"watch": {}}, (120,), "while stage 1 pleases .*, no judge looks on: name one"),
+        ({"window": 50}, (99,), "in windows of 50 iterations, and there are 99: set window lower"),
+        ({"window": 50}, (60, 40), "in windows of 50 iterations, and there are 60: set window lower"),
+        ({"window": 50}, (100,), None),
+    ],
+)
+def test_judges_that_never_get_to_say_anything_are_noticed(changed, stages, words):
+    feedback = {**RECIPE["losses"]["feedback"], **changed}
+    asked = [{"segments": 1, "iterations": iterations} for iterations in stages]
+    made = recipe.parse({**RECIPE, "losses": {"feedback": feedback}, "stages": asked})
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        resolve.check(made)
+    assert len(told) == (words is not None)
+    assert all(re.search(words or "", str(warning.message)) for warning in told)
+
+
+def test_the_decoder_is_run_again_too_where_memory_is_to_be_saved(tiny_folder, tmp_path, monkeypatch):
+    """To the same result; its activations are the most that a judge's gradient needs."""
+    values = {**RECIPE, "base": str(tiny_folder), "data": {"kind": "prompts", "pool": 8, "steps": 2}, "batch": 2}
+    values["stages"] = [{"segments": 1, "iterations": 2}]
+    decode, seen = AutoencoderKL.decode, []
+    monkeypatch.setattr(AutoencoderKL, "decode", lambda self, *a, **k: seen.append(self) or decode(self, *a, **k))
+    results = [
+        files.read(train(recipe.parse({**values, "gradient_checkpointing": on}), tmp_path / str(on))).weights
+        for on in (False, True)
+    ]
+    assert {vae.decoder.gradient_checkpointing for vae in seen} == {False, True}
+    for name, weight in results[0].items():
+        torch.testing.assert_close(results[1][name], weight, rtol=1e-3, atol=1e-5)
 
 
 def test_a_run_goes_on_with_what_lies_beneath(tmp_path):

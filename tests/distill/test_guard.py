@@ -16,6 +16,7 @@ def after(*windows, watched=WATCHED):
     guard = Guard(watched)
     for a, b in windows:
         for index in range(4):
+            assert guard.wrong({"feedback": 1.0}) == ""
             guard.saw(1.0, {"a": a + 0.01 * index, "b": b + 0.01 * index})
     return guard
 
@@ -26,24 +27,47 @@ def test_the_term_that_is_no_number_is_named(value):
 
 
 def test_an_explosion_is_measured_by_how_the_stage_began():
+    guard = begun(rollout=0.5, score=0.01)
+    assert guard.wrong({"rollout": 4e3, "score": 0.01}) == ""
+    assert "the loss 'rollout' grew to 6e+03, from 0.5" in guard.wrong({"rollout": 6e3, "score": 0.01})
+
+
+def begun(**terms):
+    """A guard of a stage that has settled."""
     guard = Guard()
     for _ in range(20):
-        assert guard.wrong({"rollout": 1e9}) == ""  # not yet known what is usual
-        guard.saw(0.5, {})
-    assert guard.wrong({"rollout": 4e3, "score": 1.0}) == ""
-    assert "the loss 'rollout' grew to 6e+03, from 0.5" in guard.wrong({"rollout": 6e3, "score": 1.0})
+        assert guard.wrong(terms) == ""  # not yet known what is usual
+        guard.saw(sum(terms.values()), {})
+    return guard
+
+
+def test_no_term_hides_behind_a_larger_one():
+    """Nor behind its own beginning of nothing; but one whose weight grows from nothing may."""
+    guard = begun(mse=100.0, score=0.1, hinge=0.0)
+    assert guard.wrong({"mse": 100.0, "score": 9e3, "hinge": 9e3}) == ""
+    assert "'score' grew to 1.1e+04, from 0.1" in guard.wrong({"mse": 100.0, "score": 1.1e4, "hinge": 0.0})
+    assert "'hinge' grew to 1.1e+04, from 0" in guard.wrong({"mse": 100.0, "score": 0.1, "hinge": 1.1e4})
+    assert "'feedback' grew to -2e+04, from 0" in begun(feedback=0.0).wrong({"feedback": -2e4})
 
 
 def test_an_opponent_explodes_by_its_own_measure():
     """The sum of the student's terms may be a million times as large."""
     guard = Guard()
     for _ in range(20):
-        assert guard.wrong_opponent("score, opponent", 0.5) == ""
-    assert guard.wrong_opponent("score, opponent", 4e3) == ""
-    assert "the loss 'score, opponent' grew to 6e+03, from 0.5" in guard.wrong_opponent("score, opponent", 6e3)
+        assert guard.grown("score, opponent", 0.5) == ""
+    assert guard.grown("score, opponent", 4e3) == ""
+    assert "the loss 'score, opponent' grew to 6e+03, from 0.5" in guard.grown("score, opponent", 6e3)
+
+
+def test_a_resumed_stage_knows_what_its_terms_began_with():
+    terms = {"score": 0.5, "score, opponent": 0.2}
     again = Guard()
-    again.replay([{"loss": 1.0, "terms": {"score, opponent": 0.5}}] * 30)
-    assert again.wrong_opponent("score, opponent", 6e3) == guard.wrong_opponent("score, opponent", 6e3)
+    again.replay([{"loss": 0.5, "terms": terms}] * 30)
+    assert "'score' grew to 6e+03, from 0.5" in again.wrong({"score": 6e3})
+    assert "'score, opponent' grew to 6e+03, from 0.2" in again.grown("score, opponent", 6e3)
+    alone = Guard()
+    alone.replay([{"loss": 0.5}] * 30, only="consistency")
+    assert alone.wrong({"consistency": 6e3}) == "the loss 'consistency' grew to 6e+03, from 0.5 as the stage began"
 
 
 def test_one_who_rises_while_another_falls_is_noticed():
@@ -71,7 +95,7 @@ def test_nobody_watching_is_no_window():
 
 def test_a_resumed_stage_has_seen_what_it_had():
     whole, again = after((0.1, 0.5), (0.3, 0.6)), Guard(WATCHED)
-    again.replay([{"loss": 1.0, "scores": scores} for scores in whole.scores])
+    again.replay([{"loss": 1.0, "scores": scores} for scores in whole.scores], only="feedback")
     assert again == whole
 
 

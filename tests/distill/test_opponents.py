@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hypersd import recipe
-from hypersd.distill import checkpoint
+from hypersd.distill import checkpoint, losses
 from hypersd.distill.losses.score import FAKE
 from hypersd.distill.step import STUDENT
 from hypersd.distill.train import train
@@ -36,6 +36,15 @@ RESUMED = {
     "dmd2": ({**test_score.RECIPE, **TWO}, [{}]),
     "hyper": ({**RECIPE, "losses": {"consistency": {}, "adversarial": JUMPS}}, [{}, {"ema": None, **SCORE}]),
 }
+
+
+@pytest.mark.parametrize(("name", "settings"), [("score", {}), ("adversarial", {"of": "jump"})])
+def test_a_rate_alone_leaves_its_optimiser_what_it_else_has(name, settings):
+    """β1 = 0, above all: an opponent's momentum is of a student that is gone."""
+    trains = losses.load(name, settings).trains
+    usual, other = (losses.load(name, {**settings, trains: given}).optimiser for given in ({}, {"lr": 0.5}))
+    assert other.betas == usual.betas
+    assert (usual.betas[0], other.lr) == (0.0, 0.5)
 
 
 @pytest.mark.parametrize(("values", "overrides"), RESUMED.values(), ids=RESUMED)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from hypersd import recipe
-from hypersd.distill import checkpoint
+from hypersd.distill import checkpoint, parts, resolve
 from hypersd.distill.losses import consistency, score
 from hypersd.distill.step import tscd
 from hypersd.distill.train import train
@@ -135,6 +136,29 @@ def test_a_loss_that_explodes_stops_the_run_and_says_where(tmp_path):
         train(made, tmp_path / "own")
 
 
+@pytest.mark.parametrize(("name", "settings"), [("score", {}), ("adversarial", {"of": "jump", "width": 4})])
+def test_the_key_that_is_named_for_an_opponent_may_be_lowered(tmp_path, name, settings):
+    """Though the recipe left it out: with what it then has, nothing else is another."""
+    values = {**RECIPE, **OPPOSED, "losses": {name: settings}, "stages": [{"segments": 1, "iterations": 2}]}
+    made = recipe.parse(values)
+    train(made, tmp_path)
+    key = parts.StageParts.rate(SimpleNamespace(losses=resolve.losses(made)), name)
+    lowered = made.model_dump(mode="json")
+    recipe._put(lowered, key, 1e-7)
+    with pytest.warns(UserWarning, match="goes on at another learning rate"):
+        train(recipe.parse(lowered), tmp_path, resume=True)
+
+
+def test_a_teacher_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
+    def broken(*args):
+        return lambda x, t: (x * torch.nan, x)
+
+    monkeypatch.setattr(score, "bind", broken)
+    made = recipe.parse({**RECIPE, **OPPOSED, "stages": [{"segments": 1, "iterations": 2}]})
+    with pytest.raises(FloatingPointError, match="the loss 'score' became nan in stage 1 at iteration 0"):
+        train(made, tmp_path)
+
+
 def test_an_opponent_that_explodes_stops_it_too(tmp_path, monkeypatch):
     made = recipe.parse({**RECIPE, **OPPOSED, "stages": [{"segments": 1, "iterations": 40}]})
     learn, calls = score.Loss.opponent, []
@@ -144,5 +168,5 @@ def test_an_opponent_that_explodes_stops_it_too(tmp_path, monkeypatch):
         return learn(self, batch, nets) * (1e9 if len(calls) > 60 else 1.0)
 
     monkeypatch.setattr(score.Loss, "opponent", exploding)
-    with pytest.raises(FloatingPointError, match=r"'score, opponent' grew .* a lower lr in losses.score"):
+    with pytest.raises(FloatingPointError, match=r"'score, opponent' grew .* a lower losses.score.fake.lr"):
         train(made, tmp_path / "run")

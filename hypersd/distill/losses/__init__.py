@@ -51,6 +51,8 @@ class Adversary(Protocol):
 
     roles: Mapping[str, int | None]
     """The roles that it trains, with their rank; None is the recipe's."""
+    trains: str
+    """The key of the optimiser's settings below the loss's own."""
     optimiser: Optimiser
     updates: int
     """Of the opponent for each of the student's."""
@@ -75,7 +77,7 @@ def load(name: str, settings: Mapping[str, Any]) -> Loss:
     """The loss called `name`, or one of a third party by its dotted path. Raises ValueError in one line."""
     loss = _import(name).Loss(settings_of(name, settings))
     if hasattr(loss, "opponent") and not isinstance(loss, Adversary):
-        parts = [part for part in ("roles", "optimiser", "updates", "build") if not hasattr(loss, part)]
+        parts = [part for part in ("roles", "trains", "optimiser", "updates", "build") if not hasattr(loss, part)]
         raise ValueError(f"the loss {name!r} has an opponent, but no {' and no '.join(parts)}: see `Adversary`")
     if unknown := set(getattr(loss, "needs", ())) - set(NEEDS):
         raise ValueError(f"the loss {name!r} needs {sorted(unknown)[0]!r}, which no batch has: {' or '.join(NEEDS)}")

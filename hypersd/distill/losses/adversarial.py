@@ -34,6 +34,13 @@ Features = list[Tensor]
 """A map of each depth."""
 
 
+class Heads(Optimiser):
+    """The heads', with what it has where a recipe does not say; β as in SDXL-Lightning."""
+
+    lr: float = Field(1e-4, gt=0)
+    betas: tuple[float, float] = (0.0, 0.99)
+
+
 class Settings(Strict):
     weight: Weight = 0.1
     """0.1 as in PCM and TDD. Hyper-SD raises it from stage to stage, while that of the MSE falls."""
@@ -55,8 +62,7 @@ class Settings(Strict):
     r1_noise: float = Field(0.01, gt=0)
     updates: int = Field(1, ge=1)
     """Of the heads for each of the student's."""
-    heads: Optimiser = Optimiser(lr=1e-4, betas=(0.0, 0.99))
-    """β as in SDXL-Lightning."""
+    heads: Heads = Heads()
 
     @model_validator(mode="after")
     def _a_drawing_has_no_target(self) -> Settings:
@@ -66,6 +72,8 @@ class Settings(Strict):
 
 
 class Loss:
+    trains = "heads"
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.needs = (ROUTES,) if settings.of == "drawing" else ()

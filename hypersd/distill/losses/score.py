@@ -36,6 +36,13 @@ SLOTS = 16
 """With `trajectory`, every so many timesteps lies a τ, and what is told of it says the number of steps less one."""
 
 
+class Fake(Optimiser):
+    """The fake score's, with what it has where a recipe does not say."""
+
+    lr: float = Field(1e-5, gt=0)
+    betas: tuple[float, float] = (0.0, 0.999)
+
+
 class Settings(Strict):
     weight: Weight = 1.0
     guidance: float | None = Field(None, ge=0)
@@ -47,7 +54,7 @@ class Settings(Strict):
     """Of the fake score's LoRA; None is `lora.rank`."""
     updates: int = Field(1, ge=1)
     """Of the fake score for each of the student's (the two time-scales of DMD2)."""
-    fake: Optimiser = Optimiser(lr=1e-5, betas=(0.0, 0.999))
+    fake: Fake = Fake()
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Made:
 
 class Loss:
     needs = (ROUTES,)
+    trains = FAKE
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -101,7 +109,8 @@ class Loss:
             real, _ = bind(base, batch.cond, base.null(batch.cond), scale)(x_t, tau)
         fake, _ = nets.predict(FAKE, x_t, tau, batch.cond, self.told(tau, batch))
         away = (made.x0 - real).abs().flatten(1).mean(1).clamp(min=LEAST)
-        return torch.nan_to_num((fake - real) / away.view(-1, 1, 1, 1))
+        gradient: Latents = (fake - real) / away.view(-1, 1, 1, 1)
+        return gradient
 
     def level(self, batch: Batch, span: Span, made: Made) -> Timesteps:
         """τ of each sample, between the ends of its jump."""
