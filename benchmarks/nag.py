@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class Way:
 
 
 def ways() -> Iterator[Way]:
-    for steps in (1, 2, 4):
+    for steps in (1, 2, 3, 4):
         for scale in (2, 3, 4, 8):
             yield Way("NAG", {"steps": steps, "nag_scale": scale}, seeds=None if scale == 4 else 8)
         for scale in (2, 4):
@@ -107,10 +108,10 @@ def ways() -> Iterator[Way]:
 
 def guided_ways() -> Iterator[Way]:
     """Of a LoRA that keeps guidance, and of the base in as few steps."""
-    for steps, guidance in ((4, 3), (4, 5), (4, 8), (8, 5), (12, 5)):
-        for lora in (True, False):
-            settings = {"steps": steps, "guidance_scale": guidance}
-            yield Way("cfg" if lora else "base, guidance", settings, lora=lora, guided=True, seeds=8)
+    for steps, guidance, lora in product((4, 8, 12), (3, 5, 8), (True, False)):
+        settings, label = {"steps": steps, "guidance_scale": guidance}, "cfg" if lora else "base, guidance"
+        for negative in ("caption", "word"):
+            yield Way(label, settings, negative, lora=lora, guided=True, seeds=8 if guidance == 5 else 4)
 
 
 @dataclass

@@ -1,25 +1,28 @@
 """What the paper says of the methods' order, held against runs of ours; and ours against the strongest rival.
 
 A claim holds where it does in the mean over seeds and the seeds do not overlap, is open where they do, and fails where
-the mean is the other way round. Each method draws with its own sampler.
+the mean is the other way round. Each method draws with its own sampler; those of the paper are asked with DDIM too, and
+a rival is as strong as its best sampler makes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypersd.evaluate.report import Row, Stat, grid
 
 Methods = Mapping[tuple[str, int], Row]
 """(method, steps) -> what it gets with its own sampler, all seeds together.
 
-Of one step begun lower than it was trained to, the method is called NAME from T.
+With another sampler the method is called NAME (SAMPLER), and where one step begins lower than it was trained to, NAME
+from T.
 """
+DDIM = " (ddim)"
 LOWER = ("fd_teacher", "fd_real", "path")
 """Measures of which less is better; of the others more is."""
 RIVALS = ("lcm", "tcd", "pcm", "lightning", "dmd2")
-OURS = ("hyper", "emoji", "drawings")
+OURS = ("hyper", "hyper-feedback", "emoji", "drawings")
 FED = ("tscd", "hyper")
 """Methods that were run with human feedback too."""
 STEPS = (1, 2, 4, 8)
@@ -94,7 +97,8 @@ def verdict(claim: Claim, better: Stat, worse: Stat) -> str:
 def table(methods: Methods) -> str:
     """Those claims of which both methods were run."""
     cells = []
-    for claim in (*PAPER, *against_rivals(methods)):
+    with_ddim = (replace(claim, better=claim.better + DDIM, worse=claim.worse + DDIM) for claim in PAPER)
+    for claim in (*PAPER, *with_ddim, *against_rivals(methods)):
         if all(_has(methods, name, claim.steps, claim.measure) for name in (claim.better, claim.worse)):
             better, worse = (methods[name, claim.steps].values[claim.measure] for name in (claim.better, claim.worse))
             numbers = [f"{claim.better} {_number(better)}", f"{claim.worse} {_number(worse)}"]
@@ -111,10 +115,11 @@ def _number(stat: Stat) -> str:
     return f"{stat.mean:.3g}{spread}"
 
 
-def own(runs: Sequence[dict], rows: Mapping[tuple[str, int, str, float], Row]) -> Methods:
-    """Of a method's rows those of the sampler that its recipe names."""
-    samplers, found = {run["recipe"]["name"]: run["recipe"]["sampler"]["name"] for run in runs}, {}
-    for (name, n, sampler, _), row in rows.items():
-        if sampler.startswith(samplers[name]):
-            found[name + sampler.removeprefix(samplers[name]), n] = row
-    return found
+def by_name(runs: Sequence[dict], rows: Mapping[tuple[str, int, str, float], Row]) -> Methods:
+    """A method's rows, those of the sampler that its recipe names under its name alone."""
+    samplers = {run["recipe"]["name"]: run["recipe"]["sampler"]["name"] for run in runs}
+    return {(_called(name, sampler, samplers[name]), n): row for (name, n, sampler, _), row in rows.items()}
+
+
+def _called(name: str, sampler: str, own: str) -> str:
+    return name + sampler.removeprefix(own) if sampler.startswith(own) else f"{name} ({sampler})"

@@ -20,6 +20,8 @@ from hypersd.evaluate.report import Row, Stat, cell, grid, measured, put
 BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
 COMMAND = "python -m hypersd.evaluate.comparison"
 SHOWN = ("alignment", "recall_at_1", "quality", "fd_teacher", "fd_real", "path", "recall", "diversity", "saturation")
+GLANCE = ("alignment", "quality", "fd_teacher")
+AT_A_GLANCE = "Each with its own sampler: alignment, quality, FD to teacher."
 
 
 def merged(runs: Sequence[dict[str, Any]]) -> dict[tuple[str, int, str, float], Row]:
@@ -54,10 +56,26 @@ def markdown(runs: Sequence[dict[str, Any]], base: Sequence[Row] = ()) -> str:
         [str(row.steps), row.role, row.sampler, f"{row.guidance:g}", *(cell(row, column) for column in columns)]
         for row in rows
     ]
-    parts = [_summary(runs), grid(titles, cells)]
-    if held := claims.table(claims.own(runs, methods)):
+    named = claims.by_name(runs, methods)
+    parts = [_summary(runs), AT_A_GLANCE, overview(named), "All rows:", grid(titles, cells)]
+    if held := claims.table(named):
         parts += ["What the paper says of the methods' order, and how ours stands to the strongest rival:", held]
     return "\n\n".join([*parts, _costs(runs)])
+
+
+def overview(methods: claims.Methods) -> str:
+    """A line for each method, drawn by its own sampler: what matters most, at each number of steps."""
+    names = sorted({name for name, _ in methods if not name.endswith(")")})
+    steps = sorted({steps for _, steps in methods})
+    cells = [[name, *(_glance(methods.get((name, n))) for n in steps)] for name in names]
+    return grid(["method", *(f"{n} step{'s' * (n > 1)}" for n in steps)], cells)
+
+
+def _glance(row: Row | None) -> str:
+    if row is None or not all(name in row.values for name in GLANCE):
+        return "–"
+    alignment, quality, distance = (row.mean(name) for name in GLANCE)
+    return f"{alignment:.3f}, {quality:.1f}, {distance:.1f}"
 
 
 def _summary(runs: Sequence[dict[str, Any]]) -> str:

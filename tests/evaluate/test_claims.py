@@ -76,13 +76,23 @@ def test_only_what_was_run_is_spoken_of():
 def test_each_method_is_seen_with_its_own_sampler():
     runs = [{"recipe": {"name": "tcd", "sampler": {"name": "tcd"}}}]
     rows = {("tcd", 2, sampler, 1.0): row("tcd", 2, 0.9, fd) for sampler, fd in (("ddim", 1.0), ("tcd", 2.0))}
-    assert claims.own(runs, rows)["tcd", 2].mean("fd_teacher") == 2.0
+    found = {name: methods.mean("fd_teacher") for (name, _), methods in claims.by_name(runs, rows).items()}
+    assert found == {"tcd": 2.0, "tcd (ddim)": 1.0}
+
+
+def test_a_rival_is_as_strong_as_its_best_sampler_makes_it():
+    methods = {**METHODS, ("tcd (ddim)", 2): row("tcd", 2, 0.9, 6.0), ("tscd (ddim)", 2): row("tscd", 2, 0.8, 5.0)}
+    assert {claim.measure: claim.worse for claim in against_rivals(methods)}["fd_teacher"] == "tcd (ddim)"
+    text = claims.table(methods)
+    assert "| TSCD is above TCD | 2 | fd_teacher | tscd 7 | tcd 8 | holds (one seed) |" in text
+    assert "| TSCD is above TCD | 2 | alignment | tscd (ddim) 0.8 | tcd (ddim) 0.9 | fails |" in text
+    assert not any(claim.better.endswith(claims.DDIM) for claim in against_rivals(methods))  # ours draw as they say
 
 
 def test_one_step_begun_lower_is_a_rival_too():
     runs = [{"recipe": {"name": name, "sampler": {"name": "tcd"}}} for name in ("tcd", "hyper")]
     seen = {("tcd", "tcd"): 0.7, ("tcd", "tcd from 800"): 0.9, ("hyper", "tcd"): 0.8}
-    own = claims.own(runs, {(name, 1, sampler, 1.0): row(name, 1, a, 9.0) for (name, sampler), a in seen.items()})
+    own = claims.by_name(runs, {(name, 1, sampler, 1.0): row(name, 1, a, 9.0) for (name, sampler), a in seen.items()})
     assert {name: row.mean("alignment") for (name, _), row in own.items()} == {
         "tcd": 0.7,
         "tcd from 800": 0.9,

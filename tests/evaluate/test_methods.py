@@ -132,6 +132,7 @@ def test_the_page_joins_the_seeds_of_a_method(tmp_path, measured):
     comparison.write_page(tmp_path / "out", page)
     text = page.read_text()
     assert "| 1 | toy | ddim | 1 | 0.900 ± 0.000 |" in text
+    assert "| method | 1 step | 8 steps |\n| --- | --- | --- |\n| toy | " in text
     assert "| 25 | base, the teacher | ddim | 5 | 1.000 |" in text
     assert "a look, not a result" not in text
     assert "800 to 800 forward-equivalents" in text
