@@ -220,8 +220,8 @@ RUNS = {
     ),
 }
 """Of a recipe: a number of steps, the standard deviation of what it then draws, how near it comes, what is changed."""
-FRAMES = {"regression": "emoji", "perceptual": "feedback"}
-"""Losses that no recipe here has, each in one that could have it."""
+FRAMES = {"regression": "emoji"}
+"""A loss that no recipe here has, in one that could have it."""
 ALIKE = {
     "tscd": ("tscd-score", 4, 4),
     "tscd-adversarial": ("hyper", 4, 4),
