@@ -10,7 +10,7 @@ import pytest
 
 from hypersd import recipe
 from hypersd.distill import resolve
-from tests.distill.test_rivals import write_latents
+from tests.pictures import write_latents
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 LEAST = {"name": "least", "stages": [{"segments": 8, "iterations": 10}]}

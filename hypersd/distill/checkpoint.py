@@ -95,7 +95,7 @@ def of(recipe: Recipe, out: Path, resume: bool) -> Checkpoint | None:
     except ValueError as error:
         raise ValueError(f"{out} was started with a recipe that is none any more ({error}); {remedy}") from error
     now = resolve.in_full(recipe, MAY_DIFFER)
-    if different := sorted(key for key in now if _without_rates(now[key]) != _without_rates(then[key])):
+    if different := [key for key in now if _without_rates(now[key]) != _without_rates(then[key])]:
         raise ValueError(f"{out} was started with another recipe ({different[0]!r} differs); {remedy}")
     if now != then:
         warnings.warn("the run goes on at another learning rate: its files will name this one only", stacklevel=3)
@@ -107,7 +107,7 @@ def _without_rates(values: Any) -> Any:
         return [_without_rates(value) for value in values]
     if not isinstance(values, dict):
         return values
-    return {key: _without_rates(value) for key, value in values.items() if key.rpartition(".")[2] != RATE}
+    return {key: _without_rates(value) for key, value in values.items() if key != RATE}
 
 
 def read(out: Path, whole: bool = True) -> Checkpoint | None:

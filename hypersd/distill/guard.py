@@ -73,16 +73,19 @@ class Guard:
         if broken := [name for name, value in terms.items() if not math.isfinite(value)]:
             return f"the loss {broken[0]!r} became {terms[broken[0]]}"
         whole = fmean(map(abs, self.losses[:SETTLE] or [0.0]))
-        grown = [self.grown(name, value, LITTLE * whole) for name, value in terms.items()]
+        grown = [self.grown(name, value, whole) for name, value in terms.items()]
         return next(filter(None, grown), "")
 
-    def grown(self, name: str, value: float, least: float = 0.0) -> str:
-        """What is wrong with the size of a loss, an opponent's too: each is measured by what it began with itself."""
+    def grown(self, name: str, value: float, whole: float = 0.0) -> str:
+        """What is wrong with the size of a loss, an opponent's too: each is measured by what it began with itself, or
+        a little of the `whole` that it is a term of.
+        """
         began = self.began.setdefault(name, [])
         if len(began) < SETTLE:
             began.append(value)
             return ""
-        usual = max(fmean(map(abs, began)), least) or 1.0  # a hinge that asks nothing yet
+        own = fmean(map(abs, began))
+        usual = max(own, LITTLE * whole) if own else max(whole, 1.0)  # what is 0 is a hinge that asks nothing yet
         if abs(value) <= EXPLODED * usual:
             return ""
         return f"the loss {name!r} grew to {value:.3g}, from {fmean(began):.3g} as the stage began"

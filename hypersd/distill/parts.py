@@ -68,7 +68,7 @@ class StageParts:
         """The role that the stage's weights are taken from."""
         return STUDENT if self.recipe.average is None else AVERAGE
 
-    def rate(self, name: str) -> str:
+    def rate_key(self, name: str) -> str:
         """The recipe's key of the learning rate of the student, or of a loss's opponent."""
         loss = self.losses.get(name)
         return f"losses.{name}.{loss.trains}.lr" if isinstance(loss, Adversary) else "optimiser.lr"

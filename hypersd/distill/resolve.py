@@ -193,9 +193,9 @@ def check(recipe: Recipe) -> None:
         for name, loss in losses(stage).items():
             terms.check_needs(name, loss, stage, index)
         _check_paths(recipe, stage, index)
-        _check_watch(recipe, stage, index)
         _check_target(stage, recipe.stages[index].segments, index)
     _check_ends(recipe)
+    _check_watch(recipe)
 
 
 def _check_ends(recipe: Recipe) -> None:
@@ -226,18 +226,19 @@ def _check_paths(recipe: Recipe, stage: Recipe, index: int) -> None:
         )
 
 
-def _check_watch(recipe: Recipe, stage: Recipe, index: int) -> None:
+def _check_watch(recipe: Recipe) -> None:
     """Warns where a student is to please judges, and nobody would notice that it learns to please them only."""
-    if (who := watched(stage)) is None:
-        return
-    iterations = sum(recipe.stages[each].iterations for each in (*watched_alike(recipe, index), index))
-    if not who.held_out:
-        words = "no judge looks on: name one that is not pleased under watch"
-    elif iterations < 2 * who.window:
-        words = f"judges look on in windows of {who.window} iterations, and there are {iterations}: set window lower"
-    else:
-        return
-    warnings.warn(f"while stage {index + 1} pleases {' and '.join(who.judges)}, {words}", stacklevel=3)
+    who = {index: found for index in range(len(recipe.stages)) if (found := watched(recipe.at(index)))}
+    if alone := [index for index, found in who.items() if not found.held_out]:
+        judges = " and ".join(who[alone[0]].judges)
+        words = f"no judge looks on while stage {alone[0] + 1} pleases {judges}"
+        warnings.warn(f"{words}: name one that is not pleased under watch", stacklevel=3)
+    alike = {index: watched_alike(recipe, index) for index in who.keys() - alone}
+    for index in alike.keys() - {each for earlier in alike.values() for each in earlier}:  # the last of those alike
+        iterations, window = sum(recipe.stages[i].iterations for i in (*alike[index], index)), who[index].window
+        if iterations < 2 * window:
+            words = f"judges look on in windows of {window} iterations, and by the end of stage {index + 1}"
+            warnings.warn(f"{words} there were {iterations}: set losses' window lower", stacklevel=3)
 
 
 def _check_target(stage: Recipe, segments: int, index: int) -> None:

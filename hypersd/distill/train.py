@@ -206,9 +206,9 @@ def _iterate(run: Run, stage: StageParts, iteration: int) -> dict[str, float]:
         for _ in range(loss.updates):
             terms |= learn(run, stage, drawn, {f"{name}, opponent": loss.opponent})
             wrong = infinite(f"the gradient of the opponent of {name}", opponent.clip(run.accelerator))
-            check(run, stage, iteration, wrong, stage.rate(name))
+            check(run, stage, iteration, wrong, stage.rate_key(name))
             opponent.step(iteration)
-        check(run, stage, iteration, stage.guard.grown(term := f"{name}, opponent", terms[term]), stage.rate(name))
+        check(run, stage, iteration, stage.guard.grown(term := f"{name}, opponent", terms[term]), stage.rate_key(name))
     stage.student.step(iteration)
     if stage.nets.target == TARGET:
         run.roles.follow(TARGET, STUDENT, stage.recipe.ema or 0.0)
@@ -230,7 +230,7 @@ def _study(run: Run, stage: StageParts, iteration: int, drawn: list[Batch]) -> d
 def _weigh(run: Run, stage: StageParts, iteration: int) -> None:
     """Raises FloatingPointError for weights that are blown up: before they are kept, and whatever the losses say."""
     for name, part in {STUDENT: stage.student, **stage.opponents}.items():
-        check(run, stage, iteration, stage.guard.blown_up(name, part.size()), stage.rate(name))
+        check(run, stage, iteration, stage.guard.blown_up(name, part.size()), stage.rate_key(name))
 
 
 def _test(run: Run, stage: StageParts, iteration: int) -> dict[str, dict[str, float]]:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from hypersd.evaluate.report import Row, Stat, grid
 
 Methods = Mapping[tuple[str, int], Row]
-"""(method, steps) -> what it gets with its own sampler, all seeds together.
+"""(method, steps) -> what it gets, all seeds together.
 
-With another sampler the method is called NAME (SAMPLER), and where one step begins lower than it was trained to, NAME
-from T.
+With its own sampler it has its name alone; with another the method is called NAME (SAMPLER), and where one step begins
+lower than it was trained to, NAME from T.
 """
 DDIM = " (ddim)"
 LOWER = ("fd_teacher", "fd_real", "path")

@@ -13,7 +13,7 @@ from typing import Any
 
 from hypersd import bases
 from hypersd.atomic import write_json
-from hypersd.distill import log
+from hypersd.distill import log, resolve
 from hypersd.distill.train import train
 from hypersd.distill.watch import Watcher
 from hypersd.evaluate import beside, evaluation, rows
@@ -94,11 +94,9 @@ def bench(
 
 
 def _check_same(file: Path, asked: dict[str, Any]) -> None:
-    """Whether a result is that of this recipe and budget, keys that have come since at what they are without being
-    given. Raises ValueError if not.
-    """
+    """Whether a result is that of this recipe and budget, in whatever words. Raises ValueError if not."""
     before = json.loads(file.read_text())
-    theirs, mine = ({"budget": each["budget"], **parse(each["recipe"]).model_dump()} for each in (before, asked))
+    theirs, mine = ({"budget": each["budget"], **resolve.in_full(parse(each["recipe"]))} for each in (before, asked))
     if differs := [key for key in mine if mine[key] != theirs.get(key)]:
         raise ValueError(
             f"{file} is of another run ({', '.join(differs)} differ{'s' * (len(differs) == 1)}); "

@@ -44,9 +44,10 @@ def begun(**terms):
 def test_no_term_hides_behind_a_larger_one():
     """Nor behind its own beginning of nothing; but one whose weight grows from nothing may."""
     guard = begun(mse=100.0, score=0.1, hinge=0.0)
-    assert guard.wrong({"mse": 100.0, "score": 9e3, "hinge": 9e3}) == ""
+    assert guard.wrong({"mse": 100.0, "score": 9e3, "hinge": 9e5}) == ""
     assert "'score' grew to 1.1e+04, from 0.1" in guard.wrong({"mse": 100.0, "score": 1.1e4, "hinge": 0.0})
-    assert "'hinge' grew to 1.1e+04, from 0" in guard.wrong({"mse": 100.0, "score": 0.1, "hinge": 1.1e4})
+    assert "'hinge' grew to 1.1e+06, from 0" in guard.wrong({"mse": 100.0, "score": 0.1, "hinge": 1.1e6})
+    assert begun(rollout=3e-4, hinge=0.0).wrong({"rollout": 3e-4, "hinge": 5.0}) == ""
     assert "'feedback' grew to -2e+04, from 0" in begun(feedback=0.0).wrong({"feedback": -2e4})
 
 

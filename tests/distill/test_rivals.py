@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from hypersd import bases, recipe
@@ -24,6 +24,7 @@ from hypersd.recipe import Recipe
 from tests.diffusion import fixed_point
 from tests.distill.bold import BOLD, FAINT, LIGHT
 from tests.distill.runs import curves
+from tests.pictures import write_latents
 from tests.shapes import unchecked
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -247,7 +248,7 @@ def load(name: str, changes: Sequence[str] = ()) -> Recipe:
 def train_all(folder: Path) -> dict[str, Path]:
     """Each recipe's result."""
     found: dict[str, Path] = {}
-    write_latents(folder / "latents.safetensors")
+    write_latents(folder / "latents.safetensors", DATA)
     for name, (*_, changes) in RUNS.items():
         made = load(name, [change.replace("FOLDER", str(folder)) for change in (*TOY, *changes)])
         if name in ALIKE:
@@ -258,13 +259,6 @@ def train_all(folder: Path) -> dict[str, Path]:
             made = recipe.parse(values)
         found[name] = train(made, folder / name)
     return found
-
-
-def write_latents(path: Path) -> None:
-    """The toy's data, with a mask of where it is above 0."""
-    latents = DATA * torch.randn(256, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    kept = {"latents": latents, "weight": torch.ones(256), "masks": (255 * (latents > 0)).to(torch.uint8)}
-    save_file(kept, path, {"captions": json.dumps([[""]] * 256)})
 
 
 def stage(folder: Path, number: int) -> Path:

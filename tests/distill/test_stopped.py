@@ -142,7 +142,7 @@ def test_the_key_that_is_named_for_an_opponent_may_be_lowered(tmp_path, name, se
     values = {**RECIPE, **OPPOSED, "losses": {name: settings}, "stages": [{"segments": 1, "iterations": 2}]}
     made = recipe.parse(values)
     train(made, tmp_path)
-    key = parts.StageParts.rate(SimpleNamespace(losses=resolve.losses(made)), name)
+    key = parts.StageParts.rate_key(SimpleNamespace(losses=resolve.losses(made)), name)
     lowered = made.model_dump(mode="json")
     recipe._put(lowered, key, 1e-7)
     with pytest.warns(UserWarning, match="goes on at another learning rate"):

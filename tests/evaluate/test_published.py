@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
-from hypersd import bundled
+from hypersd import bundled, recipe
+from hypersd.distill import resolve
 from hypersd.evaluate.sets import weights_digest
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
+RECIPES = Path(__file__).parents[2] / "recipes"
 METHODS = sorted((RESULTS / "methods").glob("*-[0-9].json"))
 
 
@@ -25,6 +28,17 @@ def sha256(file: Path) -> dict[str, str]:
 
 def test_the_report_is_of_the_bundled_base_and_lora(base):
     assert sha256(RESULTS / "emoji-report.json") == {"base": base, "lora": weights_digest(bundled.LORA)}
+
+
+@pytest.mark.parametrize("file", METHODS, ids=lambda file: file.stem)
+def test_their_commands_would_run_the_recipes_that_were_run(file):
+    """In whatever words those are said today."""
+    run = json.loads(file.read_text())
+    words = shlex.split(run["about"]["command"])
+    (path,) = RECIPES.rglob(f"{run['recipe']['name']}.yaml")
+    today = recipe.load(path, [word for word in words if "=" in word])
+    assert words[words.index("--methods") + 1] == str(path.relative_to(RECIPES).with_suffix(""))
+    assert resolve.in_full(today) == resolve.in_full(recipe.parse(run["recipe"]))
 
 
 @pytest.mark.parametrize("file", METHODS, ids=lambda file: file.stem)
