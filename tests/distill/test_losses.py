@@ -68,7 +68,8 @@ def test_a_weight_is_a_number_or_two(weight):
 def test_half_an_adversary_is_told(monkeypatch):
     module = SimpleNamespace(Settings=Strict, Loss=Half)
     monkeypatch.setattr(losses, "_import", lambda name: module)
-    with pytest.raises(ValueError, match=r"'mine.half' has an opponent, but no trains and no optimiser and no build: see"):
+    words = r"'mine.half' has an opponent, but no trains and no optimiser and no build: see"
+    with pytest.raises(ValueError, match=words):
         losses.load("mine.half", {})
 
 
