@@ -23,7 +23,7 @@ def _group() -> None:
     """Compare methods at an equal budget."""
 
 
-Names = Annotated[str, typer.Option("--methods", help="Recipes, with commas between; ablations/NAME for what lies there.")]
+Names = Annotated[str, typer.Option("--methods", help="Recipes, with commas between; ablations/NAME too.")]
 Seeds = Annotated[str, typer.Option(help="Of training, with commas between.")]
 Steps = Annotated[str, typer.Option(help="With commas between.")]
 Changes = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="For every recipe, such as batch=16.")]

@@ -238,7 +238,7 @@ def _check_watch(recipe: Recipe) -> None:
         iterations, window = sum(recipe.stages[i].iterations for i in (*alike[index], index)), who[index].window
         if iterations < 2 * window:
             words = f"judges look on in windows of {window} iterations, and by the end of stage {index + 1}"
-            warnings.warn(f"{words} there were {iterations}: set the loss's window lower", stacklevel=3)
+            warnings.warn(f"{words} there were {iterations}: set window lower", stacklevel=3)
 
 
 def _check_target(stage: Recipe, segments: int, index: int) -> None:
