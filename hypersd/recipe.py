@@ -306,11 +306,27 @@ def _fields_at(model: Any, path: Sequence[str]) -> list[str]:
 def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
     *path, last = dotted.split(".")
     here: Any = values
-    for part in path:
+    for depth, part in enumerate(path, 1):
         here = here[_index(here, part, dotted)] if isinstance(here, list) else here.setdefault(part, {})
         if not isinstance(here, dict | list):
             raise ValueError(f"recipe key {dotted!r}: {part!r} has no keys below it")
+        if part == "override" and isinstance(here, dict):
+            _put_beside(here, ".".join([*path[depth:], last]), value)
+            return
     here[_index(here, last, dotted) if isinstance(here, list) else last] = value
+
+
+def _put_beside(override: dict[str, Any], dotted: str, value: Any) -> None:
+    """Keys of an override are dotted paths themselves: into the one that leads there, else as one more."""
+    leading = max((key for key in override if dotted.startswith(f"{key}.")), key=len, default=None)
+    if leading is None:
+        for below in [key for key in override if key.startswith(f"{dotted}.")]:
+            del override[below]
+        override[dotted] = value
+    elif isinstance(override[leading], dict):
+        _put(override[leading], dotted.removeprefix(f"{leading}."), value)
+    else:
+        raise ValueError(f"recipe key {dotted!r}: {leading!r} has no keys below it")
 
 
 def _index(items: list, part: str, dotted: str) -> int:

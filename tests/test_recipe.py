@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hypersd import recipe
 from hypersd.distill import resolve
@@ -35,6 +36,39 @@ def test_assignments_reach_every_depth(tmp_path):
     made = recipe.load(path, ["batch=4", "lora.rank=8", "stages.0.iterations=3", "losses.consistency.c=0.01"])
     assert (made.batch, made.lora.rank, made.stages[0].iterations) == (4, 8, 3)
     assert made.losses["consistency"] == {"distance": "mse", "c": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("override", "assignment", "expected"),
+    [
+        ({}, "optimiser.lr=0.1", {"optimiser.lr": 0.1}),
+        ({"optimiser": {"lr": 1}}, "optimiser.lr=0.1", {"optimiser": {"lr": 0.1}}),
+        ({"losses.a": {"weight": 1}}, "losses.a.c=2", {"losses.a": {"weight": 1, "c": 2}}),
+        ({"losses.a": {}}, "losses.b={}", {"losses.a": {}, "losses.b": {}}),
+        ({"losses": {"a": {}}}, "losses.b={}", {"losses": {"a": {}, "b": {}}}),
+        ({"losses": {"a": {}}, "losses.a": {"c": 1}}, "losses.a.c=2", {"losses": {"a": {}}, "losses.a": {"c": 2}}),
+        ({"losses.a": {}, "ema": 0}, "losses={b: {}}", {"ema": 0, "losses": {"b": {}}}),
+    ],
+)
+def test_an_assignment_into_an_override_changes_what_it_names_and_nothing_beside_it(override, assignment, expected):
+    values = {"stages": [{"override": override}]}
+    key, value = assignment.split("=")
+    recipe._put(values, f"stages.0.override.{key}", yaml.safe_load(value))
+    assert values["stages"][0]["override"] == expected
+
+
+def test_a_rate_given_to_a_stage_leaves_the_rest_of_its_optimiser(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(json.dumps({**LEAST, "optimiser": {"betas": [0.5, 0.6], "warmup": 7}}))
+    made = recipe.load(path, ["stages.0.override.optimiser.lr=0.01"]).at(0)
+    assert (made.optimiser.lr, made.optimiser.betas, made.optimiser.warmup) == (0.01, (0.5, 0.6), 7)
+
+
+def test_a_value_in_an_override_has_no_keys_below_it(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(json.dumps({**LEAST, "stages": [{"segments": 8, "iterations": 1, "override": {"ema": 0.9}}]}))
+    with pytest.raises(ValueError, match="'ema' has no keys below it"):
+        recipe.load(path, ["stages.0.override.ema.decay=0.5"])
 
 
 def test_a_stage_overrides_only_itself():
