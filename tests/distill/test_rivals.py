@@ -119,13 +119,20 @@ RUNS = {
             *(8, fixed_point.gain(0.5, 8, "uniform"), 0.03),
             [*JUMPS, "losses.adversarial.width=16", EIGHT, "losses.adversarial.heads.lr=0.005"],
         )
-        for name in ("tscd-adversarial-r1", "tscd-adversarial-pool")
+        for name in ("tscd-adversarial-r1", "tscd-adversarial-pool", "tscd-adversarial-pair")
     },
     "tscd-score": (
         *(1, DATA, 0.15),
         [
             *(*JUMPS, "draw.points=8", "losses.consistency.distance=mse", *iterations(50, 75, 150, 250, 125)),
             override(4, f"score: {{{FAKE}}}, {FADING}"),
+        ],
+    ),
+    "tscd-score-average": (
+        *(1, DATA, 0.15),
+        [
+            *(*JUMPS, *iterations(*[1] * 4, 150), override(4, f"score: {{{FAKE}}}, {FADING}")),
+            "stages.4.override.average=0.8",
         ],
     ),
     "tscd-trajectory": (
@@ -207,6 +214,14 @@ RUNS = {
         *(1, TEACHER, 0.02),
         [*PATHS, *FAST, "draw.steps=[1]", "stages=[{segments: 1, iterations: 100}]", "losses={regression: {}}"],
     ),
+    "tscd-perceptual": (
+        *(1, seen(400), 0.1),
+        [
+            *(*FAST, "sampler.one_step=400", "data={kind: latents, path: FOLDER/latents.safetensors}"),
+            *iterations(*[25] * 4, 100),
+            override(4, f"perceptual: {{name: {LIGHT}}}", optimiser="{lr: 0.05, decay: cosine}"),
+        ],
+    ),
     "perceptual": (
         *(1, seen(400), 0.1),
         [
@@ -226,6 +241,7 @@ FRAMES = {"regression": "emoji"}
 ALIKE = {
     "tscd": ("tscd-score", 4, 4),
     "tscd-adversarial": ("hyper", 4, 4),
+    "tscd-score-average": ("tscd-score", 4, 4),
     "tscd-trajectory": ("tscd-score", 4, 4),
     "tscd-feedback": ("tscd-score", 4, 4),
     "tcd-score": ("tcd", 4, 1),
