@@ -194,7 +194,7 @@ class Recipe(Strict):
         """This recipe with the stage's overrides applied."""
         values = self.model_dump(mode="json")
         for key, value in self.stages[stage].override.items():
-            _put(values, key, value)
+            _put(values, key, _own(value))
         return _validated(values)
 
 
@@ -206,7 +206,7 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Recipe:
         if not separator:
             raise ValueError(f"{assignment!r} is not key=value")
         try:
-            _put(values, key, yaml.safe_load(value))
+            _put(values, key, _own(yaml.safe_load(value)))
         except yaml.YAMLError:
             raise ValueError(f"recipe key {key!r}: {value!r} is not YAML") from None
     return parse(values)
@@ -219,7 +219,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in above:
         raise ValueError(f"{path} extends itself")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = _own(yaml.safe_load(path.read_text()))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -301,6 +301,13 @@ def _fields_at(model: Any, path: Sequence[str]) -> list[str]:
         annotation = model.model_fields[part].annotation
         model = next((a for a in getattr(annotation, "__args__", ()) if isinstance(a, type)), annotation)
     return list(model.model_fields)
+
+
+def _own(value: Any) -> Any:
+    """The same, each part a copy of its own: YAML's aliases are one object in all places, which a change would reach."""
+    if isinstance(value, dict):
+        return {key: _own(each) for key, each in value.items()}
+    return [_own(each) for each in value] if isinstance(value, list) else value
 
 
 def _put(values: dict[str, Any], dotted: str, value: Any) -> None:

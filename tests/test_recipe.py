@@ -57,6 +57,22 @@ def test_an_assignment_into_an_override_changes_what_it_names_and_nothing_beside
     assert values["stages"][0]["override"] == expected
 
 
+def test_stages_that_a_file_writes_as_one_are_changed_one_by_one(tmp_path):
+    """`&name` and `*name` are one object to PyYAML, and `<<` shares what lies within."""
+    path = tmp_path / "r.yaml"
+    stage = "{segments: 1, iterations: 1, override: "
+    path.write_text(
+        "name: r\nstages:\n"
+        f"  - {stage}&one {{losses: {{consistency: {{c: 1}}}}}}}}\n"
+        f"  - {stage}{{<<: *one, losses.consistency.weight: 0.25}}}}\n"
+        f"  - {stage}*one}}\n"
+    )
+    made = recipe.load(path, ["stages.0.override.losses.consistency.c=2", "stages.2.override.draw.eta=1"])
+    losses = [made.at(index).losses["consistency"] for index in range(3)]
+    assert losses == [{"c": 2}, {"c": 1, "weight": 0.25}, {"c": 1}]
+    assert [made.at(index).draw.eta for index in range(3)] == [0, 0, 1]
+
+
 def test_a_rate_given_to_a_stage_leaves_the_rest_of_its_optimiser(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(json.dumps({**LEAST, "optimiser": {"betas": [0.5, 0.6], "warmup": 7}}))

@@ -50,7 +50,8 @@ class Settings(Strict):
     pair: bool = False
     """Whether heads also see where the jump began, x_t: is this where that should have led? (SDXL-Lightning §3.3)"""
     span: Span = (0.0, 0.75)
-    """t of the noise is uniform in this part of the timesteps, as far as it lies above where a jump ends."""
+    """t of the noise is uniform in this part of the timesteps, as far as it lies above where a jump ends; a jump that
+    ends above all of it is seen as it landed."""
     width: int = Field(64, ge=1)
     """Channels inside a head."""
     pool: int = Field(1, ge=1)
