@@ -304,7 +304,7 @@ def _fields_at(model: Any, path: Sequence[str]) -> list[str]:
 
 
 def _own(value: Any) -> Any:
-    """The same, each part a copy of its own: YAML's aliases are one object in all places, which a change would reach."""
+    """The same, each part a copy of its own: YAML's aliases are one object in all places, and so is a change to it."""
     if isinstance(value, dict):
         return {key: _own(each) for key, each in value.items()}
     return [_own(each) for each in value] if isinstance(value, list) else value

@@ -18,8 +18,13 @@ PARTED = 1.1
 """Times that of samples that are trained on, from which on the miss of held-out ones says that the others are learnt by
 heart.
 """
+TINY = 1e-12
+"""The spread of what is always the same."""
 LATEST, FEWEST = 8, 3
 """How many tests of held-out samples count, and how many it needs."""
+
+Window = Sequence[Mapping[str, float]]
+"""The scores of as many iterations as are compared as one."""
 
 
 def infinite(what: str, value: float) -> str:
@@ -51,6 +56,8 @@ class Guard:
     """The norms of what is trained, as the stage began or was resumed."""
     tests: list[tuple[float, float]] = field(default_factory=list)
     """How far held-out samples were missed, and others."""
+    told: str = ""
+    """What the last whole window said of a judge that is fooled."""
 
     def replay(
         self, lines: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, float]] = (), only: str = ""
@@ -61,6 +68,7 @@ class Guard:
         """
         self.losses = [line["loss"] for line in lines]
         self.scores = [*before, *(line["scores"] for line in lines if "scores" in line)]
+        self.told = self.fooled()
         for line in lines:
             if "held" in line:
                 self.tested(line)
@@ -101,6 +109,8 @@ class Guard:
         self.losses.append(loss)
         if scores:
             self.scores.append(scores)
+        if self.turned:
+            self.told = self.fooled()
 
     def tested(self, found: Mapping[str, Any]) -> None:
         self.tests.append((sum(found["held"].values()), sum(found["trained"].values())))
@@ -117,7 +127,7 @@ class Guard:
         return f"samples that were held out are missed by {held:.4g}, others by {trained:.4g}: they are learnt by heart"
 
     @property
-    def windows(self) -> list[Sequence[Mapping[str, float]]]:
+    def windows(self) -> list[Window]:
         """The scores in whole windows."""
         size = self.watched.window if self.watched else 1
         return [self.scores[first : first + size] for first in range(0, len(self.scores) - size + 1, size)]
@@ -129,29 +139,41 @@ class Guard:
         return watched is not None and bool(watched.held_out) and len(self.scores) % watched.window == 0
 
     def best(self) -> int:
-        """The window that the judges who only look on like best."""
-        return max(range(len(self.windows)), key=lambda index: self._held_out(index))
+        """The window that the judges who only look on like best, all together."""
+        return max(range(len(self.windows)), key=self._held_out)
 
     def fooled(self) -> str:
-        """In words, who fell in the last window while who is pleased rose, both since the best window; else nothing."""
-        assert self.watched
-        best, last = self.windows[self.best()], self.windows[-1]
-        fell = [name for name in self.watched.held_out if _difference(best, last, name) < -LEAST]
-        rose = [name for name in self.watched.judges if _difference(best, last, name) > LEAST]
-        if not fell or not rose:
+        """In words, who fell below the best window of its own while who is pleased rose since then; else nothing."""
+        watched, windows = self.watched, self.windows
+        if watched is None or len(windows) < 2:
             return ""
-        before, now = (fmean(scores[fell[0]] for scores in window) for window in (best, last))
-        return f"{fell[0]} fell from {before:.4g} to {now:.4g} while {rose[0]} rose: the student pleases its judge only"
+        chance = LEAST + math.sqrt(math.log(len(windows) - 1))  # the best of many windows is above by chance
+        last = windows[-1]
+        for name in watched.held_out:
+            best = max(windows, key=lambda window: _mean(window, name))
+            rose = [judge for judge in watched.judges if _difference(best, last, judge) > LEAST]
+            if rose and _difference(best, last, name) < -chance:
+                fell = f"{name} fell from {_mean(best, name):.4g} to {_mean(last, name):.4g}"
+                return f"{fell} while {rose[0]} rose: the student pleases its judge only"
+        return ""
 
     def _held_out(self, index: int) -> float:
         """In units of the first window's spread, so that judges of any scale count alike."""
         assert self.watched
         first, window = self.windows[0], self.windows[index]
-        return fmean(_difference(first, window, name) for name in self.watched.held_out)
+        names = self.watched.held_out
+        return fmean((_mean(window, name) - _mean(first, name)) / _spread(first, name) for name in names)
 
 
-def _difference(a: Sequence[Mapping[str, float]], b: Sequence[Mapping[str, float]], name: str) -> float:
+def _mean(window: Window, name: str) -> float:
+    return fmean(scores[name] for scores in window)
+
+
+def _spread(window: Window, name: str) -> float:
+    return stdev(scores[name] for scores in window) or TINY
+
+
+def _difference(a: Window, b: Window, name: str) -> float:
     """b's mean above a's, in standard errors of that difference."""
-    before, after = ([scores[name] for scores in window] for window in (a, b))
-    errors = [stdev(values) / math.sqrt(len(values)) for values in (before, after)]
-    return (fmean(after) - fmean(before)) / (math.hypot(*errors) or 1e-12)
+    errors = [_spread(window, name) / math.sqrt(len(window)) for window in (a, b)]
+    return (_mean(b, name) - _mean(a, name)) / math.hypot(*errors)

@@ -10,6 +10,8 @@ from hypersd import atomic
 from hypersd.distill.checkpoint import Progress
 
 NAME = "log.jsonl"
+TOLD = "told"
+"""Of the last line of a window: what judges who only look on say of it, in words; empty where nothing is amiss."""
 
 
 def append(out: Path, line: dict[str, Any]) -> None:
@@ -28,6 +30,12 @@ def trim(out: Path, progress: Progress) -> None:
 def of_stage(out: Path, stage: int) -> list[dict[str, Any]]:
     """The lines of one stage."""
     return [line for line in _whole(out) if line["stage"] == stage] if (out / NAME).is_file() else []
+
+
+def told(out: Path) -> str:
+    """What was last said of the student that the run has come to."""
+    lines = _whole(out) if (out / NAME).is_file() else []
+    return next((line[TOLD] for line in reversed(lines) if TOLD in line), "")
 
 
 def _whole(out: Path) -> list[dict[str, Any]]:

@@ -61,17 +61,20 @@ def write(
     whole: bool = False,
     stage: int | None = None,
     role: str = STUDENT,
+    told: str = "",
 ) -> None:
-    """What was trained, so far or in a stage; the `whole` is its sum with the LoRA that it stands on."""
+    """What was trained, so far or in a stage; the `whole` is its sum with the LoRA that it stands on. What was `told`
+    of it by judges that only look on stands in the header.
+    """
     state, about = roles.state(role), files.fingerprint(base.unet, base.schedule.prediction)
     values = resolve.published(recipe, resolve.lora_targets(recipe, base))
     used = usage(recipe, stage)
     dtype = torch.float16 if recipe.lora.dtype == "fp16" else torch.float32
     if recipe.student == "full":
-        return network.write(path, state, about, values, used, dtype)
+        return network.write(path, state, about, values, used, dtype, told)
     shape = rank, alpha, _ = roles.shape(role)
     if whole and recipe.lora.beneath:
         below = resolve.lora_file(recipe.lora.beneath, base).weights  # of alpha = rank, as every file is read
         state = algebra.concatenate([below, state], [1.0, alpha / rank])
         shape = (algebra.rank_of(state), algebra.rank_of(state), tuple(sorted(files.layers(state))))
-    return files.write(path, state, shape, about, values, used, dtype)
+    return files.write(path, state, shape, about, values, used, dtype, told=told)

@@ -274,6 +274,8 @@ def _record(run: Run, stage: StageParts, iteration: int, terms: dict[str, float]
             line["terms"] = terms
         if scores:
             line["scores"] = scores
+        if stage.guard.turned:
+            line[log.TOLD] = stage.guard.told
         log.append(run.out, {**line, **tested})
 
 
@@ -292,13 +294,15 @@ def _look(run: Run, stage: StageParts, iteration: int) -> None:
     guard = stage.guard
     if not guard.turned:
         return
+    words = guard.told and f"at iteration {iteration} of stage {stage.index + 1} {guard.told}"
     best = run.out / results.BEST_NAME
     if guard.best() == len(guard.windows) - 1:
         _write(run, best, whole=True, proven=False, role=stage.result)
-    if words := guard.fooled():
-        words = f"at iteration {iteration} of stage {stage.index + 1} {words}; {best} is from before"
-        if guard.watched and guard.watched.stop:
-            raise FloatingPointError(f"stopped: {words}")
+    elif words:
+        words += f"; {best} is from before"
+    if words and guard.watched and guard.watched.stop:
+        raise FloatingPointError(f"stopped: {words}")
+    if words:
         run.watch.note(words)
 
 
@@ -315,6 +319,6 @@ def _write(
 ) -> Path:
     if run.accelerator.is_main_process:
         place = path if proven else run.unproven.place(path)
-        results.write(run.recipe, run.base, run.roles, place, whole, stage, role)
+        results.write(run.recipe, run.base, run.roles, place, whole, stage, role, log.told(run.out))
         run.watch.note(f"wrote {path}")
     return path

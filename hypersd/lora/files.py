@@ -6,6 +6,7 @@ Header (safetensors metadata, strings):
     hyper.sampler           sampler, steps, guidance, JSON
     hyper.base              the network it was trained on, JSON: shape, prediction type, digest of the weights
     hyper.merged            what it was merged from, JSON, if it was
+    hyper.told              what judges that only looked on said of it, in words, if they fell while others rose
     modelspec.*             the ModelSpec fields that UIs show
 
 Alpha is folded into B, so that alpha = rank and scale 1.0 is right in every reader: most drop alpha,
@@ -53,6 +54,8 @@ class LoraFile:
     recipe: dict[str, Any] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
     merged: dict[str, Any] = field(default_factory=dict)
+    told: str = ""
+    """What judges that only looked on said of it, if anything."""
     dtype: torch.dtype = torch.float32
     """Of the file; `weights` are fp32."""
 
@@ -87,6 +90,7 @@ def write(
     sampler: Mapping[str, Any],
     dtype: torch.dtype = torch.float16,
     merged: Mapping[str, Any] | None = None,
+    told: str = "",
 ) -> None:
     """Writes the file by rename: it is whole or it is not there."""
     rank, alpha, targets = shape
@@ -98,7 +102,7 @@ def write(
     about |= {"rank_pattern": {}, "alpha_pattern": {}}  # diffusers 0.35 does not load a file that lacks them
     adapter = {PREFIX + key: value for key, value in about.items()}
     header = {
-        **about_it(recipe, sampler, base, "stable-diffusion-v1/lora"),
+        **about_it(recipe, sampler, base, "stable-diffusion-v1/lora", told),
         "lora_adapter_metadata": json.dumps(adapter, sort_keys=True),
         **({"hyper.merged": json.dumps(merged, sort_keys=True)} if merged else {}),
     }
@@ -106,7 +110,7 @@ def write(
 
 
 def about_it(
-    recipe: Mapping[str, Any], sampler: Mapping[str, Any], base: Mapping[str, Any], architecture: str
+    recipe: Mapping[str, Any], sampler: Mapping[str, Any], base: Mapping[str, Any], architecture: str, told: str = ""
 ) -> dict[str, str]:
     """The part of the header that any file of ours has."""
     return {
@@ -118,6 +122,7 @@ def about_it(
         "modelspec.architecture": architecture,
         "modelspec.implementation": "diffusers",
         "modelspec.usage_hint": str(sampler.get("hint", "")),
+        **({"hyper.told": told} if told else {}),
     }
 
 
@@ -137,6 +142,7 @@ def read(path: Path) -> LoraFile:
         recipe=_json(header, "hyper.recipe", path.name),
         sampler=_json(header, "hyper.sampler", path.name),
         merged=_json(header, "hyper.merged", path.name),
+        told=header.get("hyper.told", ""),
         dtype=one_dtype(tensor.dtype for tensor in tensors.values()),
     )
 

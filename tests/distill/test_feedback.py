@@ -118,7 +118,12 @@ def test_pictures_become_as_bold_as_was_asked_and_the_other_judge_says_so(tmp_pa
     assert lines[-1]["loss"] < 0.01  # good enough, and left alone
     assert lines[-1]["scores"][BOLD] == pytest.approx(-lines[-1]["scores"][FAINT])
     assert any(f"{FAINT} fell from" in said and f"while {BOLD} rose" in said for said in heard.said)
-    before = boldness(tmp_path / "run" / "best.safetensors")
+    told = [line["told"] for line in lines if "told" in line]
+    assert len(told) == len(lines) // RECIPE["losses"]["feedback"]["window"]
+    assert told[-1] == files.read(lora).told != ""
+    best = tmp_path / "run" / "best.safetensors"
+    assert files.read(best).told == ""
+    before = boldness(best)
     assert before < boldness(lora) - 0.05  # what the judge who looks on liked best
 
 

@@ -89,6 +89,38 @@ def test_the_best_window_is_the_held_out_judges():
     assert not guard.turned
 
 
+def scored(*windows, held_out=("b",)):
+    """A guard that has seen windows of {judge: (mean, spread)}."""
+    guard = Guard(Watched(("a",), held_out, 4, False))
+    for window in windows:
+        for sign in (-1, 1, -1, 1):
+            guard.saw(1.0, {name: mean + sign * spread for name, (mean, spread) in window.items()})
+    return guard
+
+
+def test_the_best_window_is_the_one_of_the_highest_mean_however_sure_a_lower_one_is():
+    fell = scored({"a": (0, 0.1), "b": (0, 0.1)}, {"a": (1, 0.1), "b": (2, 0.3)}, {"a": (2, 0.1), "b": (1, 0.01)})
+    assert fell.best() == 1
+    assert fell.told.startswith("b fell from 2 to 1 while a rose")
+
+
+def test_one_who_looks_on_and_rises_does_not_hide_another_who_falls():
+    """Quality that is bought with alignment: what is watched for."""
+    before = {"a": (1, 0.1), "b": (0.6, 0.01), "c": (8, 0.1)}
+    after = {"a": (2, 0.1), "b": (0.5, 0.01), "c": (10, 0.1)}
+    guard = scored(before, after, held_out=("b", "c"))
+    assert guard.best() == 1
+    assert guard.told.startswith("b fell from 0.6 to 0.5 while a rose")
+
+
+def test_among_many_windows_the_best_is_above_by_chance():
+    """Three standard errors are much for the best of two, and usual for the best of a hundred."""
+    usual = [{"a": (0, 0.1), "b": (0, 0.1)}]
+    lucky, last = {"a": (0, 0.1), "b": (0.1, 0.1)}, {"a": (1, 0.1), "b": (-0.12, 0.1)}
+    assert "b fell" in scored(lucky, last).told
+    assert not scored(*usual * 98, lucky, last).told
+
+
 def test_nobody_watching_is_no_window():
     assert not Guard().turned
     assert not after((0.1, 0.5), watched=Watched(("a",), (), 4, False)).turned
