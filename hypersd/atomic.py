@@ -62,8 +62,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     _sync(path.parent)
 
 
-def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
-    write_bytes(path, (json.dumps(value, indent=indent, sort_keys=True) + "\n").encode())
+def write_json(path: Path, value: Any, indent: int | None = 1, sort: bool = True) -> None:
+    write_bytes(path, (json.dumps(value, indent=indent, sort_keys=sort) + "\n").encode())
 
 
 def append(path: Path, line: str) -> None:

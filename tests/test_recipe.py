@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,27 @@ def test_paths_are_one_teachers_for_all_stages(override, message):
     resolve.check(recipe.parse({**LEAST, **PATHS, "stages": stages}))
 
 
+REGRESSION, ROLLOUT = ({"losses": {name: {}}} for name in ("regression", "rollout"))
+OFF_GRID = "in stage 2 paths of 8 points do not pass timestep {}: set draw.end to start"
+
+
+@pytest.mark.parametrize(
+    ("override", "off"),
+    [
+        (REGRESSION, 0),
+        ({**REGRESSION, "draw": {"points": 8, "end": "visited", "visited_share": 0.5}}, 0),
+        ({**ROLLOUT, "draw": {"points": 8, "visited_share": 1, "samplers": ["ddim"], "steps": [3]}}, 666),
+        ({**REGRESSION, "draw.end": "start"}, None),
+        ({**ROLLOUT, "draw": {"points": 8, "visited_share": 1, "samplers": ["ddim"], "steps": [1, 2, 4, 8]}}, None),
+    ],
+)
+def test_what_paths_do_not_pass_is_said_before_they_are_walked(override, off):
+    stages = [{"segments": 8, "iterations": 1}, {"segments": 1, "iterations": 1, "override": override}]
+    made = recipe.parse({**LEAST, **PATHS, "stages": stages})
+    with nullcontext() if off is None else pytest.raises(ValueError, match=OFF_GRID.format(off)):
+        resolve.check(made)
+
+
 @pytest.mark.parametrize(
     ("points", "end", "code", "untrained"),
     [
@@ -155,6 +177,57 @@ def test_a_target_from_where_no_sample_is_is_noticed(points, end, code, untraine
     expected = [f"t = 999 is the student's own jump from {untrained}"] if untrained else []
     assert len(said) == len(expected)
     assert all(words in str(one.message) for words, one in zip(expected, said, strict=True))
+
+
+@pytest.mark.parametrize(("beside", "noticed"), [("feedback", True), ("score", False)])
+def test_it_is_noticed_beside_other_losses_too_but_for_those_that_say_where_jumps_lead(beside, noticed):
+    settings = {"feedback": {"judges": {"emoji-a": {"target": 1}}, "watch": {"emoji-b": {}}, "window": 2}, "score": {}}
+    draw = {"points": 40, "end": "visited", "visited_share": 1, "samplers": ["ddim"]}
+    values = {**LEAST, "draw": draw, "losses": {"consistency": {}, beside: settings[beside]}}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        resolve.check(recipe.parse(values))
+    assert ["own jump from" in str(one.message) for one in said] == [True] * noticed
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"draw": {"eta": 0.5}}, "draw.eta changes nothing in stage 1: no loss there draws whole pictures"),
+        ({"draw": {"together": True, "visited_share": 0}}, "draw.together changes nothing in stage 1: no sample there"),
+    ],
+)
+def test_a_setting_that_changes_nothing_is_noticed(change, words):
+    with pytest.warns(UserWarning, match=words):
+        resolve.check(recipe.parse({**LEAST, **change}))
+
+
+@pytest.mark.parametrize(
+    ("losses", "stages", "message"),
+    [
+        (
+            {"feedback": {"judges": {"emoji-a": {"target": 1}}, "watch": {"emoji-a": {}}}},
+            [{}],
+            "the judge 'emoji-a' cannot look on while it is pleased",
+        ),
+        (
+            {"feedback": {"judges": {"emoji-a": {"target": 1, "weights": "nowhere"}}}},
+            [{}],
+            "no folder nowhere: leave weights out",
+        ),
+        (
+            {"score": {"rank": 2}},
+            [{}, {"losses.score.rank": 3}],
+            "the role 'fake' has rank 2 in one stage and 3 in another: set one",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_anything_is_written(losses, stages, message):
+    draw = {"visited_share": 1, "samplers": ["ddim"], "steps": [1], "end": "visited"}
+    stages = [{"segments": 1, "iterations": 10, "override": override} for override in stages]
+    made = recipe.parse({**LEAST, "draw": draw, "losses": losses, "stages": stages})
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        resolve.check(made)
 
 
 def test_a_missing_name_is_named():

@@ -91,15 +91,24 @@ def of(recipe: Recipe, out: Path, resume: bool) -> Checkpoint | None:
         raise ValueError(f"{out} already holds a run; go on with --resume, or name another folder with --out")
     remedy = "resume with the same one, or name another folder with --out"
     try:
-        then = resolve.in_full(parse(saved.recipe), MAY_DIFFER)  # what the program has gained since has its default
+        started = parse(saved.recipe)  # what the program has gained since has its default
     except ValueError as error:
         raise ValueError(f"{out} was started with a recipe that is none any more ({error}); {remedy}") from error
-    now = resolve.in_full(recipe, MAY_DIFFER)
+    named = None not in (recipe.lora.targets, started.lora.targets)  # recipe.json names the base's own
+    now, then = (_trains(each, named) for each in (recipe, started))
     if different := [key for key in now if _without_rates(now[key]) != _without_rates(then[key])]:
         raise ValueError(f"{out} was started with another recipe ({different[0]!r} differs); {remedy}")
     if now != then:
         warnings.warn("the run goes on at another learning rate: its files will name this one only", stacklevel=3)
     return saved
+
+
+def _trains(recipe: Recipe, targets: bool) -> dict[str, Any]:
+    """What decides the weights, with a LoRA's `targets` or without; losses draw random numbers one after the other."""
+    found = resolve.in_full(recipe, MAY_DIFFER)
+    if not targets:
+        found["lora"] = [{key: value for key, value in lora.items() if key != "targets"} for lora in found["lora"]]
+    return {**found, "the order of losses": [list(recipe.at(index).losses) for index in range(len(recipe.stages))]}
 
 
 def _without_rates(values: Any) -> Any:

@@ -31,13 +31,17 @@ from hypersd.bases import Base, Cond
 from hypersd.distill.randomness import Generators, normal, uniform
 from hypersd.distill.truth import Kept, Truth, kind_of, read_truth
 from hypersd.draw.pipeline import Drawer, Settings
+from hypersd.lora.files import fingerprint
 from hypersd.recipe import Strict, check
 
 SAY_EVERY = 8  # batches
 Say = Callable[[str], None]
 """Tells whoever waits."""
 
-LATENTS_HINT = "build it with `python -m emoji.make`, or train from prompts alone with `data={kind: prompts}`"
+LATENTS_HINT = (
+    "docs/train.md says how one is written, the bundled base's by `python -m emoji.base --start "
+    "hypersd/bundled/emoji-sd`; without losses.perceptual prompts will do, data={kind: prompts}"
+)
 
 
 def silent(words: str) -> None:
@@ -176,7 +180,8 @@ class PromptsSettings(Pool):
 def prompts(base: Base, settings: PromptsSettings, cache: Path, say: Say) -> Data:
     """The base's own many-step latents; drawn once, then kept in `cache` under a fingerprint."""
     texts = read_prompts(settings.prompts)
-    key = [base.source, base.latent_shape(), settings.model_dump(mode="json", exclude={"empty", "held"}), texts]
+    about = settings.model_dump(mode="json", exclude={"empty", "held"})
+    key = [fingerprint(base.unet), base.latent_shape(), about, texts]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     file = cache / f"pool-{name}.safetensors"
     if not file.is_file():

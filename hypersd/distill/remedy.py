@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from hypersd.distill import checkpoint
 from hypersd.distill.parts import Run, StageParts
+from hypersd.recipe import Stage
 
 
 def check(run: Run, stage: StageParts, iteration: int, wrong: str, rate: str = "optimiser.lr") -> None:
     """Raises FloatingPointError if something is wrong; the checkpoint stays at a state from before."""
     if wrong:
-        lower = f"a lower {rate}{_overridden(run, stage, rate)}"
+        lower = f"a lower {rate}{_overridden(run.recipe.stages[stage.index], stage.index, rate)}"
         raise FloatingPointError(f"{wrong} in stage {stage.index + 1} at iteration {iteration}; {_from(run)} {lower}")
 
 
@@ -22,8 +23,7 @@ def _from(run: Run) -> str:
     return f"--resume goes on from iteration {iteration} of stage {stage} with"
 
 
-def _overridden(run: Run, stage: StageParts, key: str) -> str:
+def _overridden(stage: Stage, index: int, key: str) -> str:
     """Where the stage has a value of its own for what is to be changed."""
-    group = "losses" if "losses" in key else "optimiser"
-    own = any(name.partition(".")[0] == group for name in run.recipe.stages[stage.index].override)
-    return f" (stages.{stage.index}.override has its own)" if own else ""
+    own = any(f"{key}.".startswith(f"{name}.") for name in stage.override)
+    return f" (stages.{index}.override has its own)" if own else ""

@@ -20,7 +20,7 @@ from hypersd.distill import paths
 from hypersd.distill.data import Data
 from hypersd.distill.guard import Watched
 from hypersd.distill.losses import Adversary, Loss
-from hypersd.distill.step import AVERAGE, PATHS, PREVIOUS, STUDENT, TARGET
+from hypersd.distill.step import AVERAGE, PATHS, PREVIOUS, ROUTES, STUDENT, TARGET, off_grid
 from hypersd.lora import algebra, files
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe
@@ -28,6 +28,10 @@ from hypersd.recipe import check as check_settings
 
 ENDS = {"adversarial", "regression", "rollout"}
 """Losses that ask where the teacher's path ends."""
+LEADING = {"regression", "rollout", "score"}
+"""Losses that say where a jump leads whatever the student makes of other timesteps."""
+TOTAL, ANYWHERE = 1000, 0
+"""Timesteps, and one that is on no path's grid."""
 LOCAL_PATHS = {"data": ("path", "prompts"), "lora": ("start", "beneath")}
 
 
@@ -140,8 +144,12 @@ def roles(recipe: Recipe) -> dict[str, int | None]:
         found[AVERAGE] = rank
     for stage in stages:
         for loss in losses(stage).values():
-            if isinstance(loss, Adversary):
-                found |= {role: asked or recipe.lora.rank for role, asked in loss.roles.items()}
+            for role, asked in loss.roles.items() if isinstance(loss, Adversary) else ():
+                own = asked or recipe.lora.rank
+                if found.setdefault(role, own) != own:
+                    raise ValueError(
+                        f"the role {role!r} has rank {found[role]} in one stage and {own} in another: set one"
+                    )
     return found
 
 
@@ -194,8 +202,23 @@ def check(recipe: Recipe) -> None:
             terms.check_needs(name, loss, stage, index)
         _check_paths(recipe, stage, index)
         _check_target(stage, recipe.stages[index].segments, index)
+        _check_idle(stage, index)
+    roles(recipe)
     _check_ends(recipe)
     _check_watch(recipe)
+
+
+def _check_idle(stage: Recipe, index: int) -> None:
+    """Warns of settings of `draw` that change nothing in a stage."""
+    draw, needs = stage.draw, {need for loss in losses(stage).values() for need in getattr(loss, "needs", ())}
+    if draw.eta and ROUTES not in needs:
+        words = "no loss there draws whole pictures"
+        warnings.warn(f"draw.eta changes nothing in stage {index + 1}: {words}, set draw.eta=0", stacklevel=3)
+    if draw.together and draw.visited_share == 0:
+        words = "no sample there has a sampler's timestep"
+        warnings.warn(
+            f"draw.together changes nothing in stage {index + 1}: {words}, set draw.visited_share", stacklevel=3
+        )
 
 
 def _check_ends(recipe: Recipe) -> None:
@@ -224,6 +247,16 @@ def _check_paths(recipe: Recipe, stage: Recipe, index: int) -> None:
             f"the paths have {recipe.draw.points} points, and not the {stage.draw.points} of stage {index + 1}: "
             f"set draw.points of that stage to one that divides {recipe.draw.points}"
         )
+    for t in _stops(stage):
+        if wrong := off_grid(recipe.draw.points, t, TOTAL):
+            raise ValueError(f"in stage {index + 1} {wrong}")
+
+
+def _stops(stage: Recipe) -> set[int]:
+    """Timesteps at which samples are, or losses ask where the path is; of ends that lie anywhere, one such."""
+    draw, found = stage.draw, {t for route in visited(stage) for t in route[1:]}  # the first is noise, wherever it is
+    anywhere = draw.end in ("uniform", "mixture") or (draw.end == "visited" and draw.visited_share < 1)
+    return found | {ANYWHERE} if anywhere and "regression" in stage.losses else found
 
 
 def _check_watch(recipe: Recipe) -> None:
@@ -242,13 +275,13 @@ def _check_watch(recipe: Recipe) -> None:
 
 
 def _check_target(stage: Recipe, segments: int, index: int) -> None:
-    """Warns where consistency alone trains, towards the student's own jump from an s that is no t of any sample; with
-    step codes, of any that draws in as many steps.
+    """Warns where nothing but consistency says where jumps lead, towards the student's own jump from an s that is no t
+    of any sample; with step codes, of any that draws in as many steps.
 
     Raises ValueError for a sampler that is not there.
     """
     routes, draw = visited(stage), stage.draw
-    if list(stage.losses) != ["consistency"] or draw.visited_share < 1:
+    if "consistency" not in stage.losses or LEADING & stage.losses.keys() or draw.visited_share < 1:
         return
     cut, coded = Segments(segments, draw.points), stage.sampler.step_code > 0
     for route in routes:

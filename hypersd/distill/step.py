@@ -179,16 +179,22 @@ def tscd(batch: Batch, nets: Nets) -> Step:
     return Step(x_s, x_end, target)
 
 
+def off_grid(points: int, t: int, total: int) -> str:
+    """What is wrong with a timestep that paths of so many points do not pass; empty if nothing is."""
+    if (t + 1) * points % total == 0:
+        return ""
+    return (
+        f"paths of {points} points do not pass timestep {t}: set draw.end to start, or to visited with "
+        "draw.visited_share=1, draw.samplers to [ddim] and draw.steps to those that divide draw.points"
+    )
+
+
 def pick_point(path: Float[Tensor, "b p c h w"], t: Timesteps, total: int) -> Latents:
     """Each path at its own t, a point of its grid or −1. Raises ValueError for a t between two points."""
     points = path.shape[1] - 1
     index = (t + 1) * points
-    if (index % total).any():
-        off = int(t[(index % total) > 0][0])
-        raise ValueError(
-            f"paths of {points} points do not pass timestep {off}: set draw.end to start, or to visited with "
-            "draw.visited_share=1, draw.samplers to [ddim] and draw.steps to those that divide draw.points"
-        )
+    if (off := index % total > 0).any():
+        raise ValueError(off_grid(points, int(t[off][0]), total))
     return path[torch.arange(len(path), device=path.device), index // total]
 
 

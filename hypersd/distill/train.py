@@ -117,7 +117,8 @@ def _tidy(run: Run, progress: Progress) -> None:
     """The folder as the run goes on from it: without what a killed one left."""
     atomic.sweep(run.out)
     log.trim(run.out, progress)
-    atomic.write_json(run.out / "recipe.json", resolve.filled(run.recipe, resolve.lora_targets(run.recipe, run.base)))
+    values = resolve.filled(run.recipe, resolve.lora_targets(run.recipe, run.base))
+    atomic.write_json(run.out / "recipe.json", values, sort=False)  # losses draw in their order
 
 
 def _begin(run: Run, index: int, fresh: bool) -> StageParts:

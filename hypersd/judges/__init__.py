@@ -72,12 +72,14 @@ class About:
     """Of a perceptual loss: MASKS or INSTANCE_MASKS."""
 
     def find(self, folder: Path | None) -> list[Path]:
-        """Its files, in order: those in `folder`, or the hub's if that is None."""
+        """Its files, in order: those in `folder`, or the hub's if that is None. Raises FileNotFoundError."""
         if folder is None:
             return [file.fetch() for file in self.files]
         if missing := [file for file in self.files if not (folder / file.name).is_file()]:
             links = " and ".join(file.url for file in missing)
             raise FileNotFoundError(f"{folder} has no {missing[0].name}; fetch {links} into it")
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no folder {folder}: leave weights out for those that come with the package")
         return [folder / file.name for file in self.files]
 
 

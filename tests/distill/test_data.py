@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -56,6 +57,10 @@ def test_prompts_alone_are_enough_and_the_pool_is_drawn_once(tiny_base, tmp_path
     other = {**settings, "seed": 1}
     monkeypatch.undo()
     assert not torch.equal(data.load(tiny_base, other, tmp_path).latents, first.latents)
+    tuned = copy.deepcopy(tiny_base.unet)
+    next(tuned.parameters()).data.add_(0.1)
+    monkeypatch.setattr(tiny_base, "unet", tuned)  # from the same place
+    assert not torch.equal(data.load(tiny_base, settings, tmp_path).latents, first.latents)
 
 
 def test_what_is_held_out_is_never_trained_on(tiny_base, tmp_path):

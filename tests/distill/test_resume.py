@@ -51,6 +51,19 @@ def test_only_a_rate_may_be_another_and_that_is_said(short):
         train(recipe.parse(calmer), out, resume=True)
 
 
+def test_losses_in_another_order_draw_other_numbers_and_are_another_recipe(tmp_path):
+    two = {
+        "losses": {"score": {}, "consistency": {}},
+        "draw": {"visited_share": 1.0, "steps": [1], "samplers": ["ddim"]},
+    }
+    values = {**RECIPE, **two, "stages": [{"segments": 1, "iterations": 1}]}
+    train(recipe.parse(values), tmp_path)
+    again = json.loads((tmp_path / "recipe.json").read_text())
+    train(recipe.parse(again), tmp_path, resume=True)  # the folder's own is the same
+    with pytest.raises(ValueError, match="another recipe \\('the order of losses' differs\\)"):
+        train(recipe.parse({**again, "losses": {"consistency": {}, "score": {}}}), tmp_path, resume=True)
+
+
 def test_a_run_of_an_older_program_is_gone_on_with(short):
     """Its recipe lacks a key that has come since; what does not change the training may differ."""
     made, out = short

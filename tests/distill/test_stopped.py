@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hypersd import recipe
-from hypersd.distill import checkpoint, parts, resolve
+from hypersd.distill import checkpoint, parts, remedy, resolve
 from hypersd.distill.losses import consistency, score
 from hypersd.distill.step import tscd
 from hypersd.distill.train import train
@@ -134,6 +134,21 @@ def test_a_loss_that_explodes_stops_the_run_and_says_where(tmp_path):
     made = recipe.parse({**RECIPE, "optimiser": {"max_norm": 1e30}, "stages": stages})
     with pytest.raises(FloatingPointError, match=r"lower optimiser.lr \(stages.0.override has its own\)$"):
         train(made, tmp_path / "own")
+
+
+@pytest.mark.parametrize(
+    ("override", "own"),
+    [
+        ({"losses.score.weight": 0.5}, False),
+        ({"losses.score.fake": {"betas": [0, 0.9]}}, True),
+        ({"losses": {"score": {}}}, True),
+        ({"optimiser.lr": 1e-3}, False),
+    ],
+)
+def test_a_stage_is_said_to_have_a_rate_of_its_own_only_where_it_has(override, own):
+    stage = recipe.Stage(segments=1, iterations=1, override=override)
+    said = remedy._overridden(stage, 0, "losses.score.fake.lr")
+    assert said == " (stages.0.override has its own)" * own
 
 
 @pytest.mark.parametrize(("name", "settings"), [("score", {}), ("adversarial", {"of": "jump", "width": 4})])

@@ -58,6 +58,10 @@ class Loss:
         for name in settings.judges:
             if not judges.about(name).may_reward:
                 raise ValueError(f"the judge {name!r} only judges: take it out of losses.feedback.judges, or `watch`")
+        if both := settings.judges.keys() & settings.watch.keys():
+            raise ValueError(
+                f"the judge {sorted(both)[0]!r} cannot look on while it is pleased: take it out of `watch`"
+            )
         for name, asked in self.asked.items():
             if asked.weights is not None:
                 judges.about(name).find(asked.weights)

@@ -6,7 +6,7 @@ from the second towards the first, along (x0_fake − x0_real) / mean|x − x0_r
 times σ²/α. Where the student's drawings are distributed as the teacher's, the two agree and nothing moves.
 
 The drawings are whole rollouts over every N that the recipe names (backward simulation), so `draw.visited_share`
-must be 1. The MSE that Hyper-SD adds for stability is the loss `rollout` beside this one.
+must be 1. The MSE that Hyper-SD adds for stability is the loss `consistency`, or on paths `rollout`, beside this one.
 With `trajectory` not only their ends are held against the teacher but where each of their jumps lands, τ between
 its two ends (TDM, Luo et al. 2025): the whole way must be as likely, and the fake score learns each part of it. Parts
 of drawings in other numbers of steps share a τ and are other pictures: the fake score is told which, in τ itself.
