@@ -42,6 +42,7 @@ def write(
     path: Path,
     progress: Progress,
     recipe: dict[str, Any],
+    stands_on: Mapping[str, str],
     roles: Roles,
     kept: Sequence[str],
     optimisers: Mapping[str, torch.optim.Optimizer],
@@ -53,7 +54,8 @@ def write(
     for name, optimiser in optimisers.items():
         for index, state in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser {name}/{index}/{key}": value for key, value in state.items()}
-    header = {"stage": progress.stage, "iteration": progress.iteration, "recipe": recipe}
+    header: dict[str, Any] = {"stage": progress.stage, "iteration": progress.iteration, "recipe": recipe}
+    header["stands_on"] = stands_on
     write_bytes(path, save({k: v.cpu() for k, v in tensors.items()}, {"run": json.dumps(header)}))
 
 
@@ -61,7 +63,17 @@ def write(
 class Checkpoint:
     progress: Progress
     recipe: dict[str, Any]
+    stands_on: dict[str, str]
+    """Digests of the weights that are not trained, by the recipe's key; of an older program's run there are none."""
     tensors: dict[str, Tensor]
+
+    def check_stands_on(self, found: Mapping[str, str]) -> None:
+        """Raises ValueError where what is under the same name is not what the run was started with."""
+        for key, digest in self.stands_on.items():
+            if digest != found[key]:
+                raise ValueError(
+                    f"{key} has other weights than the run was started with: put those back, or begin anew"
+                )
 
     def role(self, role: str) -> dict[str, Tensor]:
         return self._below(f"{role}/")
@@ -133,4 +145,5 @@ def read(out: Path, whole: bool = True) -> Checkpoint | None:
             tensors = {key: file.get_tensor(key) for key in file.keys()} if whole else {}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError) as error:
         raise OSError(f"{path} is damaged ({error}); start again in another folder with --out") from error
-    return Checkpoint(Progress(header["stage"], header["iteration"]), header["recipe"], tensors)
+    progress = Progress(header["stage"], header["iteration"])
+    return Checkpoint(progress, header["recipe"], header.get("stands_on", {}), tensors)

@@ -13,6 +13,8 @@ EXPLODED = 1e4
 SETTLE = 20  # iterations: what a stage began with is their mean
 LITTLE = 0.01
 """Of what all losses together began with: a term that began smaller may grow as if it had begun there."""
+SMALL = 1e-3
+"""Below, a loss may as well be one whose weight grows from nothing."""
 LEAST = 2.0  # standard errors
 PARTED = 1.1
 """Times that of samples that are trained on, from which on the miss of held-out ones says that the others are learnt by
@@ -93,7 +95,7 @@ class Guard:
             began.append(value)
             return ""
         own = fmean(map(abs, began))
-        usual = max(own, LITTLE * whole) if own else max(whole, 1.0)  # what is 0 is a hinge that asks nothing yet
+        usual = max(own, LITTLE * whole, SMALL) if own else max(whole, 1.0)  # 0 is a hinge that asks nothing yet
         if abs(value) <= EXPLODED * usual:
             return ""
         return f"the loss {name!r} grew to {value:.3g}, from {fmean(began):.3g} as the stage began"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -70,6 +71,14 @@ def beneath(path: Path, recipe: Recipe, found: Base) -> files.LoraFile:
                 f"{path.name} is drawn with {key} {theirs}, this recipe with {mine}: set sampler.{key}={theirs}"
             )
     return file
+
+
+def stands_on(recipe: Recipe, found: Base) -> dict[str, str]:
+    """Digests of the weights that a run does not train, by the recipe's key."""
+    digests = {"base": files.digest(found.unet)}
+    if recipe.lora.beneath:
+        digests["lora.beneath"] = hashlib.sha256(bundled.lora(recipe.lora.beneath).read_bytes()).hexdigest()
+    return digests
 
 
 def start(recipe: Recipe, found: Base, roles: Roles) -> dict[str, Tensor] | None:

@@ -46,6 +46,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None
     run = _open(recipe, out, watch or Silent())
     progress = saved.progress if saved else Progress()
     if saved:
+        saved.check_stands_on(run.stands_on)
         for role in run.kept:
             run.roles.load(role, saved.role(role))
     if run.accelerator.is_main_process:
@@ -99,7 +100,7 @@ def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
     watch = watch if accelerator.is_main_process else Silent()
     with accelerator.main_process_first():  # a pool of latents is drawn once; the others find it
         data = resolve.data(recipe, base, out, watch.note)
-    return Run(recipe, out, base, roles, data, watch, accelerator, kept)
+    return Run(recipe, out, base, roles, data, watch, accelerator, kept, resolve.stands_on(recipe, base))
 
 
 def _accelerator() -> Any:
@@ -312,7 +313,7 @@ def _save(run: Run, progress: Progress, stage: StageParts | None = None) -> None
     if run.accelerator.is_main_process:
         values, place = run.recipe.model_dump(mode="json"), run.unproven.place(run.out / checkpoint.NAME)
         optimisers, networks = (stage.optimisers, stage.networks) if stage else ({}, {})
-        checkpoint.write(place, progress, values, run.roles, list(run.kept), optimisers, networks)
+        checkpoint.write(place, progress, values, run.stands_on, run.roles, list(run.kept), optimisers, networks)
 
 
 def _write(

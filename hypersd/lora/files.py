@@ -78,7 +78,7 @@ def fingerprint(net: nn.Module, prediction: str | None = None) -> dict[str, Any]
     config = getattr(net, "config", {})
     found = {key: config[key] for key in FINGERPRINT if key in config}
     found = {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
-    return {**found, **({PREDICTION: prediction} if prediction else {}), DIGEST: _digest(net)}
+    return {**found, **({PREDICTION: prediction} if prediction else {}), DIGEST: digest(net)}
 
 
 def write(
@@ -201,7 +201,7 @@ def one_dtype(dtypes: Iterable[torch.dtype]) -> torch.dtype:
     return found.pop() if len(found) == 1 else torch.float32
 
 
-def _digest(net: nn.Module) -> str:
+def digest(net: nn.Module) -> str:
     """Of the frozen weights as fp16: the same for a base kept in either precision, and with LoRAs on it."""
     named = {name.replace(".base_layer", ""): p for name, p in net.named_parameters() if "lora_" not in name}
     chosen = [p.detach().flatten()[:: max(1, p.numel() // DIGEST_VALUES)].half() for _, p in sorted(named.items())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 import warnings
 from pathlib import Path
 
@@ -215,6 +216,9 @@ def test_a_run_goes_on_with_what_lies_beneath(tmp_path):
     whole, cut = whole_and_cut(made, tmp_path, updates=5)
     assert whole.keys() == cut.keys()
     assert all(torch.equal(tensor, cut[name]) for name, tensor in whole.items())
+    shutil.copy(train(recipe.parse({**below, "seed": 1}), tmp_path / "other"), first)
+    with pytest.raises(ValueError, match=r"lora\.beneath has other weights than the run was started with"):
+        train(made, tmp_path / "cut", resume=True)
 
 
 @pytest.mark.parametrize(("key", "value"), [("one_step", 700), ("step_code", 1)])

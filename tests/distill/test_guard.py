@@ -48,6 +48,8 @@ def test_no_term_hides_behind_a_larger_one():
     assert "'score' grew to 1.1e+04, from 0.1" in guard.wrong({"mse": 100.0, "score": 1.1e4, "hinge": 0.0})
     assert "'hinge' grew to 1.1e+06, from 0" in guard.wrong({"mse": 100.0, "score": 0.1, "hinge": 1.1e6})
     assert begun(rollout=3e-4, hinge=0.0).wrong({"rollout": 3e-4, "hinge": 5.0}) == ""
+    assert begun(fading=2e-5).wrong({"fading": 0.5}) == ""
+    assert "'fading' grew to 11, from 2e-05" in begun(fading=2e-5).wrong({"fading": 11.0})
     assert "'feedback' grew to -2e+04, from 0" in begun(feedback=0.0).wrong({"feedback": -2e4})
 
 
