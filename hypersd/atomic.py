@@ -63,7 +63,9 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1, sort: bool = True) -> None:
-    write_bytes(path, (json.dumps(value, indent=indent, sort_keys=sort) + "\n").encode())
+    """With `indent` None without a space: rows of numbers are not for people to read."""
+    separators = (",", ":") if indent is None else None
+    write_bytes(path, (json.dumps(value, indent=indent, sort_keys=sort, separators=separators) + "\n").encode())
 
 
 def append(path: Path, line: str) -> None:

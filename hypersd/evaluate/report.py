@@ -91,7 +91,7 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Keys in the order of the tables, which `read` keeps."""
-        write_bytes(path, (json.dumps(short(asdict(self))) + "\n").encode())
+        write_bytes(path, (json.dumps(short(asdict(self)), separators=(",", ":")) + "\n").encode())
 
 
 @dataclass(frozen=True)
