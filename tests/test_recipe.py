@@ -193,8 +193,8 @@ def test_it_is_noticed_beside_other_losses_too_but_for_those_that_say_where_jump
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"draw": {"eta": 0.5}}, "draw.eta changes nothing in stage 1: no loss there draws whole pictures"),
-        ({"draw": {"together": True, "visited_share": 0}}, "draw.together changes nothing in stage 1: no sample there"),
+        ({"draw": {"eta": 0.5}}, "draw.eta changes nothing: no loss draws whole pictures"),
+        ({"draw": {"together": True, "visited_share": 0}}, "draw.together changes nothing: no sample has"),
     ],
 )
 def test_a_setting_that_changes_nothing_is_noticed(change, words):

@@ -211,23 +211,21 @@ def check(recipe: Recipe) -> None:
             terms.check_needs(name, loss, stage, index)
         _check_paths(recipe, stage, index)
         _check_target(stage, recipe.stages[index].segments, index)
-        _check_idle(stage, index)
     roles(recipe)
+    _check_idle(recipe)
     _check_ends(recipe)
     _check_watch(recipe)
 
 
-def _check_idle(stage: Recipe, index: int) -> None:
-    """Warns of settings of `draw` that change nothing in a stage."""
-    draw, needs = stage.draw, {need for loss in losses(stage).values() for need in getattr(loss, "needs", ())}
-    if draw.eta and ROUTES not in needs:
-        words = "no loss there draws whole pictures"
-        warnings.warn(f"draw.eta changes nothing in stage {index + 1}: {words}, set draw.eta=0", stacklevel=3)
-    if draw.together and draw.visited_share == 0:
-        words = "no sample there has a sampler's timestep"
-        warnings.warn(
-            f"draw.together changes nothing in stage {index + 1}: {words}, set draw.visited_share", stacklevel=3
-        )
+def _check_idle(recipe: Recipe) -> None:
+    """Warns of settings of `draw` that change nothing in any stage."""
+    stages = [recipe.at(index) for index in range(len(recipe.stages))]
+    noised, together = ([stage for stage in stages if getattr(stage.draw, key)] for key in ("eta", "together"))
+    if noised and not any(ROUTES in getattr(loss, "needs", ()) for stage in noised for loss in losses(stage).values()):
+        warnings.warn("draw.eta changes nothing: no loss draws whole pictures, set draw.eta=0", stacklevel=3)
+    if together and not any(stage.draw.visited_share for stage in together):
+        words = "no sample has a sampler's timestep, set draw.visited_share"
+        warnings.warn(f"draw.together changes nothing: {words}", stacklevel=3)
 
 
 def _check_ends(recipe: Recipe) -> None:
