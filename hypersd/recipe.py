@@ -37,7 +37,7 @@ class Strict(BaseModel):
 
 class Lora(Strict):
     rank: int = Field(64, ge=1)
-    alpha: float | None = None
+    alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
     """None means alpha = rank, scale 1."""
     targets: tuple[str, ...] | None = None
     """None means the list of the base's family (for SD: LCM-LoRA's)."""
@@ -94,10 +94,13 @@ class Draw(Strict):
     """At t = T−1, the share of samples that start from pure noise, as sampling does (SNR there is not 0)."""
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Optimiser(Strict):
     lr: float = Field(1e-6, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
     max_norm: float = Field(1.0, gt=0)
     warmup: int = Field(0, ge=0)
     decay: Literal["constant", "cosine"] = "constant"
@@ -181,7 +184,7 @@ class Recipe(Strict):
     """bf16: autocast around the backbone only; LoRA weights, schedule and losses stay fp32.
     auto: bf16 where the device multiplies it in hardware."""
     gradient_checkpointing: bool = False
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     checkpoint_every: int = Field(200, ge=1)
     sample_every: int = Field(500, ge=1)
     sample_prompts: tuple[str, ...] = ()
@@ -219,7 +222,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in above:
         raise ValueError(f"{path} extends itself")
     try:
-        values = _own(yaml.safe_load(path.read_text()))
+        values = _own(yaml.load(path.read_text(), _Once))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -230,6 +233,8 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise ValueError(f"{path}: extends is the path of another recipe, not {parent!r}")
     below = _read(path.parent / parent, (*above, path.resolve()))
+    if wiped := _wiped(values):
+        raise ValueError(f"{path}: {wiped}")
     for key, value in values.items():
         _put(below, key, value)
     return below
@@ -252,6 +257,8 @@ def _check_stage(recipe: Recipe, index: int) -> None:
     for key in recipe.stages[index].override:
         if key.partition(".")[0] not in STAGE_KEYS:
             raise ValueError(f"stage {index + 1} cannot override {key!r}, only {', '.join(STAGE_KEYS)}")
+    if wiped := _wiped(recipe.stages[index].override):
+        raise ValueError(f"in stage {index + 1} {wiped}")
     stage = recipe.at(index)
     if not stage.losses:
         raise ValueError("the recipe has no losses; give at least {consistency: {}}")
@@ -303,6 +310,24 @@ def _fields_at(model: Any, path: Sequence[str]) -> list[str]:
     return list(model.model_fields)
 
 
+class _Once(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML keeps the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"{twice[0]!r} is given twice")
+        return node
+
+
+def _wiped(values: Mapping[str, Any]) -> str:
+    """What is wrong with the order of dotted keys, if one takes the place of what another set before."""
+    keys = list(map(str, values))
+    pairs = ((a, b) for index, b in enumerate(keys) for a in keys[:index] if a.startswith(f"{b}."))
+    return next((f"{b!r} takes the place of {a!r} before it: put {a!r} after it" for a, b in pairs), "")
+
+
 def _own(value: Any) -> Any:
     """The same, each part a copy of its own: YAML's aliases are one object in all places, and so is a change to it."""
     if isinstance(value, dict):
@@ -312,6 +337,8 @@ def _own(value: Any) -> Any:
 
 def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
     *path, last = dotted.split(".")
+    if path[:1] == ["losses"]:
+        _check_loss(values.setdefault("losses", {"consistency": {}}), path[1:], dotted)
     here: Any = values
     for depth, part in enumerate(path, 1):
         here = here[_index(here, part, dotted)] if isinstance(here, list) else here.setdefault(part, {})
@@ -331,9 +358,21 @@ def _put_beside(override: dict[str, Any], dotted: str, value: Any) -> None:
             del override[below]
         override[dotted] = value
     elif isinstance(override[leading], dict):
-        _put(override[leading], dotted.removeprefix(f"{leading}."), value)
+        rest = dotted.removeprefix(f"{leading}.")
+        if leading == "losses":
+            _check_loss(override[leading], rest.split(".")[:-1], dotted)
+        _put(override[leading], rest, value)
     else:
         raise ValueError(f"recipe key {dotted!r}: {leading!r} has no keys below it")
+
+
+def _check_loss(losses: Any, path: Sequence[str], dotted: str) -> None:
+    """Raises ValueError for a setting of a loss that is not there: nobody adds one by its guidance."""
+    if path and isinstance(losses, dict) and path[0] not in losses:
+        raise ValueError(
+            f"recipe key {dotted!r}: there is no loss {path[0]!r} to change; name the stage that has it "
+            f"(stages.N.override.losses.{path[0]}…, N from 0), or add it whole (losses.{path[0]}={{…}})"
+        )
 
 
 def _index(items: list, part: str, dotted: str) -> int:

@@ -74,6 +74,62 @@ def test_stages_that_a_file_writes_as_one_are_changed_one_by_one(tmp_path):
     assert [made.at(index).draw.eta for index in range(3)] == [0, 0, 1]
 
 
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ({}, "losses.score.guidance"),
+        ({}, "stages.0.override.losses.score.guidance"),
+        ({"losses": {"consistency": {}}}, "stages.0.override.losses.score.guidance"),
+    ],
+)
+def test_a_setting_adds_no_loss(override, key, tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(json.dumps({**LEAST, "stages": [{"segments": 1, "iterations": 1, "override": override}]}))
+    with pytest.raises(ValueError, match="there is no loss 'score' to change; name the stage that has it"):
+        recipe.load(path, [f"{key}=3"])
+    added = key.removesuffix(".guidance")
+    assert (
+        "score" in recipe.load(path, ["draw={visited_share: 1, end: visited}", f"{added}={{guidance: 3}}"]).at(0).losses
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batch: 1\nbatch: 2", "'batch' is given twice"),
+        ("lora: {rank: 1, rank: 2}", "'rank' is given twice"),
+        ("extends: least.yaml\nlora.rank: 2\nlora: {alpha: 1}", "'lora' takes the place of 'lora.rank' before it"),
+        (
+            "stages: [{segments: 1, iterations: 1, override: {draw.eta: 1, draw: {end: start}}}]",
+            "in stage 1 'draw' takes the place of 'draw.eta' before it",
+        ),
+    ],
+)
+def test_what_one_key_would_take_from_another_is_said(text, message, tmp_path):
+    (tmp_path / "least.yaml").write_text(json.dumps(LEAST))
+    (tmp_path / "r.yaml").write_text(f"name: r\n{text}\n")
+    with pytest.raises(ValueError, match=message):
+        recipe.load(tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "key"),
+    [
+        ("lora.alpha=0", "lora.alpha"),
+        ("lora.alpha=.inf", "lora.alpha"),
+        ("optimiser.betas=[0.9, 1.0]", "optimiser.betas.1"),
+        ("stages.0.override.optimiser.betas=[0.9, 1.0]", "optimiser.betas.1"),
+        ("optimiser.weight_decay=-1", "optimiser.weight_decay"),
+        ("seed=-1", "seed"),
+    ],
+)
+def test_numbers_that_nothing_can_be_trained_with(assignment, key, tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(json.dumps(LEAST))
+    with pytest.raises(ValueError, match=f"recipe key '{key}'"):
+        recipe.load(path, [assignment])
+
+
 def test_a_rate_given_to_a_stage_leaves_the_rest_of_its_optimiser(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(json.dumps({**LEAST, "optimiser": {"betas": [0.5, 0.6], "warmup": 7}}))

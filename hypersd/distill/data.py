@@ -32,6 +32,7 @@ from hypersd.distill.randomness import Generators, normal, uniform
 from hypersd.distill.truth import Kept, Truth, kind_of, read_truth
 from hypersd.draw.pipeline import Drawer, Settings
 from hypersd.lora.files import fingerprint
+from hypersd.lora.roles import Roles
 from hypersd.recipe import Strict, check
 
 SAY_EVERY = 8  # batches
@@ -202,7 +203,7 @@ def read_prompts(path: Path | None) -> list[str]:
 
 def _pool(base: Base, texts: list[str], settings: PromptsSettings, say: Say) -> Tensor:
     how = Settings(steps=settings.steps, guidance_scale=settings.guidance)
-    drawer, drawn = Drawer(base), list[Tensor]()
+    drawer, drawn = Drawer(base, roles=Roles.of.get(base.unet)), list[Tensor]()  # those that are being trained
     for first in range(0, settings.pool, settings.batch):
         if len(drawn) % SAY_EVERY == 0:
             say(f"drawing latents from prompts, once: {first} of {settings.pool}")

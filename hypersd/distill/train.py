@@ -94,6 +94,8 @@ def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
         roles.load(STUDENT, start)
     if recipe.gradient_checkpointing:
         unet: Any = base.unet.train()  # diffusers checkpoints in training mode only; SD has no dropout
+        if not hasattr(unet, "enable_gradient_checkpointing"):
+            raise ValueError(f"the base {recipe.base} has no gradient checkpointing: set gradient_checkpointing=false")
         unet.enable_gradient_checkpointing(roles.checkpoint)
         if vae := getattr(base, "vae", None):  # judges look at pictures: at full size its activations are the most
             vae.enable_gradient_checkpointing()

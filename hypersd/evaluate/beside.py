@@ -12,8 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from hypersd import sharing
 from hypersd.atomic import write_json
-from hypersd.evaluate import sharing
 from hypersd.evaluate.report import Report, Row, short, stats
 
 NAME = "base.json"

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from hypersd import tensors
+from hypersd import sharing, tensors
 from hypersd.atomic import write_bytes
 from hypersd.bases import Base
 from hypersd.diffusion.solver import Predict
 from hypersd.draw.pipeline import Drawer, bind, start
-from hypersd.evaluate import fidelity, protocol, sharing, solvers
+from hypersd.evaluate import fidelity, protocol, solvers
 from hypersd.evaluate.protocol import Plan
 from hypersd.evaluate.sets import REMEDY, VERSION, Studio, digest
 

@@ -21,11 +21,11 @@ from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 
-from hypersd import tensors
+from hypersd import sharing, tensors
 from hypersd.atomic import write_bytes, write_json
 from hypersd.bases import Base
 from hypersd.draw.pipeline import Drawer, Settings
-from hypersd.evaluate import sharing, solvers
+from hypersd.evaluate import solvers
 from hypersd.evaluate.eyes import Eyes
 from hypersd.evaluate.protocol import Plan
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
+from hypersd import sharing
 from hypersd.cli import app
-from hypersd.evaluate import beside, comparison, evaluation, methods, sharing
+from hypersd.evaluate import beside, comparison, evaluation, methods
 from hypersd.evaluate.report import Report, Row, Stat
 
 STEPS, EVALUATIONS = "undistilled, equal steps", "undistilled, equal evaluations"
