@@ -88,9 +88,8 @@ def test_a_setting_adds_no_loss(override, key, tmp_path):
     with pytest.raises(ValueError, match="there is no loss 'score' to change; name the stage that has it"):
         recipe.load(path, [f"{key}=3"])
     added = key.removesuffix(".guidance")
-    assert (
-        "score" in recipe.load(path, ["draw={visited_share: 1, end: visited}", f"{added}={{guidance: 3}}"]).at(0).losses
-    )
+    made = recipe.load(path, ["draw={visited_share: 1, end: visited}", f"{added}={{guidance: 3}}"])
+    assert "score" in made.at(0).losses
 
 
 @pytest.mark.parametrize(

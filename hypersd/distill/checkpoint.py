@@ -23,7 +23,9 @@ from hypersd.distill import resolve
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe, parse
 
-NAME = "checkpoint.safetensors"
+NAME, RECIPE = "checkpoint.safetensors", "recipe.json"
+TAKEN = (RECIPE, "log.jsonl", "lora.safetensors", "unet.safetensors", "best.safetensors")
+"""What a run writes beside its checkpoint."""
 MAY_DIFFER = {"checkpoint_every", "sample_every", "sample_prompts", "micro_batch"}
 """What may differ when a run goes on: none of it changes what is trained."""
 RATE = "lr"
@@ -64,16 +66,14 @@ class Checkpoint:
     progress: Progress
     recipe: dict[str, Any]
     stands_on: dict[str, str]
-    """Digests of the weights that are not trained, by the recipe's key; of an older program's run there are none."""
+    """Digests of what it is trained by, by the recipe's key; of an older program's run there are none."""
     tensors: dict[str, Tensor]
 
     def check_stands_on(self, found: Mapping[str, str]) -> None:
         """Raises ValueError where what is under the same name is not what the run was started with."""
         for key, digest in self.stands_on.items():
-            if digest != found[key]:
-                raise ValueError(
-                    f"{key} has other weights than the run was started with: put those back, or begin anew"
-                )
+            if digest != found.get(key):
+                raise ValueError(f"{key} is not what the run was started with: put that back, or begin anew")
 
     def role(self, role: str) -> dict[str, Tensor]:
         return self._below(f"{role}/")
@@ -98,6 +98,7 @@ def of(recipe: Recipe, out: Path, resume: bool) -> Checkpoint | None:
     """The checkpoint that this recipe's run goes on from, if any. Raises ValueError if `out` holds another run."""
     saved = read(out)
     if saved is None:
+        _check_unused(recipe, out)
         return None
     if not resume:
         raise ValueError(f"{out} already holds a run; go on with --resume, or name another folder with --out")
@@ -110,9 +111,27 @@ def of(recipe: Recipe, out: Path, resume: bool) -> Checkpoint | None:
     now, then = (_trains(each, named) for each in (recipe, started))
     if different := [key for key in now if _without_rates(now[key]) != _without_rates(then[key])]:
         raise ValueError(f"{out} was started with another recipe ({different[0]!r} differs); {remedy}")
+    if now != then and saved.progress.stage == len(recipe.stages):
+        raise ValueError(f"{out} is finished, and at another learning rate; {remedy}")
     if now != then:
         warnings.warn("the run goes on at another learning rate: its files will name this one only", stacklevel=3)
     return saved
+
+
+def _check_unused(recipe: Recipe, out: Path) -> None:
+    """Raises ValueError for a folder without a checkpoint in which something would be written over, but for what a run
+    of this recipe left that was killed before its first one.
+    """
+    there = [name for name in TAKEN if (out / name).exists()] + [file.name for file in out.glob("stage*.safetensors")]
+    if not there:
+        return
+    try:
+        before = parse(json.loads((out / RECIPE).read_text()))
+        same = _trains(before, targets=False) == _trains(recipe, targets=False)
+    except (OSError, ValueError, TypeError):
+        same = False
+    if not same:
+        raise ValueError(f"{out} holds {there[0]} and no checkpoint to go on from; name another folder with --out")
 
 
 def _trains(recipe: Recipe, targets: bool) -> dict[str, Any]:

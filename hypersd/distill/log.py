@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,5 +41,7 @@ def told(out: Path) -> str:
 
 def _whole(out: Path) -> list[dict[str, Any]]:
     """Every line but one that a killed run was writing, which is the last."""
-    lines = (out / NAME).read_text().splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    *lines, last = (out / NAME).read_text().splitlines() or ["{"]
+    with suppress(json.JSONDecodeError):
+        return [json.loads(line) for line in (*lines, last)]
+    return [json.loads(line) for line in lines]

@@ -37,7 +37,7 @@ class Run:
     kept: dict[str, int | None]
     """The roles that a checkpoint holds, with their rank; None for a full one."""
     stands_on: dict[str, str]
-    """Digests of the weights that are not trained, by the recipe's key."""
+    """Digests of what it is trained by, by the recipe's key."""
     unproven: Unproven = field(default_factory=Unproven)
     started: float = field(default_factory=time.monotonic)
 

@@ -74,11 +74,16 @@ def beneath(path: Path, recipe: Recipe, found: Base) -> files.LoraFile:
 
 
 def stands_on(recipe: Recipe, found: Base) -> dict[str, str]:
-    """Digests of the weights that a run does not train, by the recipe's key."""
-    digests = {"base": files.digest(found.unet)}
+    """Digests of what a run does not train and is trained by, by the recipe's key: weights, pictures, prompts."""
+    read = {"data.path": recipe.data.get("path"), "data.prompts": recipe.data.get("prompts")}
     if recipe.lora.beneath:
-        digests["lora.beneath"] = hashlib.sha256(bundled.lora(recipe.lora.beneath).read_bytes()).hexdigest()
-    return digests
+        read["lora.beneath"] = bundled.lora(recipe.lora.beneath)
+    return {"base": files.digest(found.unet), **{key: _digest(Path(file)) for key, file in read.items() if file}}
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def start(recipe: Recipe, found: Base, roles: Roles) -> dict[str, Tensor] | None:

@@ -7,8 +7,11 @@ network) a stage, `lora.safetensors` (`unet.safetensors`) at the end, and strips
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hypersd import atomic
+from hypersd import atomic, sharing
 from hypersd.diffusion.segments import Segments
 from hypersd.distill import checkpoint, log, resolve, results, trained
-from hypersd.distill.checkpoint import Progress
+from hypersd.distill.checkpoint import Checkpoint, Progress
 from hypersd.distill.guard import Guard, infinite
 from hypersd.distill.learn import batches, blamed, learn
 from hypersd.distill.losses import Adversary, Miss
@@ -42,11 +45,40 @@ def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None
     Raises ValueError if `out` holds a run and `resume` is off, or a run of another recipe.
     """
     resolve.check(recipe)
+    with _alone(out):
+        return _train(recipe, out, resume, watch or Silent())
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Makes the folder, into which no other run writes meanwhile; takes it away again if it stays empty.
+
+    Raises OSError where nothing can be, and ValueError where another run is at it.
+    """
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that share this run
+    made = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OSError(f"could not write into {out}: {error.strerror}; name another folder with --out") from error
+    try:
+        with sharing.claimed(out / "run", wait=False) if first else nullcontext(True) as mine:
+            if not mine:
+                raise ValueError(f"another run is training into {out}: wait for it, or name another folder with --out")
+            yield
+    finally:
+        with suppress(OSError):
+            if made:
+                out.rmdir()
+
+
+def _train(recipe: Recipe, out: Path, resume: bool, watch: Watcher) -> Path:
     saved = checkpoint.of(recipe, out, resume)
-    run = _open(recipe, out, watch or Silent())
+    run = _open(recipe, out, watch, saved)
     progress = saved.progress if saved else Progress()
     if saved:
-        saved.check_stands_on(run.stands_on)
         for role in run.kept:
             run.roles.load(role, saved.role(role))
     if run.accelerator.is_main_process:
@@ -71,13 +103,16 @@ def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None
     return _write(run, out / results.NAMES[recipe.student], whole=True)
 
 
-def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
+def _open(recipe: Recipe, out: Path, watch: Watcher, saved: Checkpoint | None) -> Run:
     accelerator = _accelerator()
     if recipe.batch % accelerator.num_processes:
         raise ValueError(
             f"a batch of {recipe.batch} does not divide over {accelerator.num_processes} processes; set batch="
         )
     base = resolve.base(recipe, accelerator.device)
+    stands_on = resolve.stands_on(recipe, base)
+    if saved:
+        saved.check_stands_on(stands_on)
     roles, kept = Roles(base.unet), resolve.roles(recipe)
     for role, rank in kept.items():
         if rank is None:
@@ -102,7 +137,7 @@ def _open(recipe: Recipe, out: Path, watch: Watcher) -> Run:
     watch = watch if accelerator.is_main_process else Silent()
     with accelerator.main_process_first():  # a pool of latents is drawn once; the others find it
         data = resolve.data(recipe, base, out, watch.note)
-    return Run(recipe, out, base, roles, data, watch, accelerator, kept, resolve.stands_on(recipe, base))
+    return Run(recipe, out, base, roles, data, watch, accelerator, kept, stands_on)
 
 
 def _accelerator() -> Any:
@@ -121,7 +156,7 @@ def _tidy(run: Run, progress: Progress) -> None:
     atomic.sweep(run.out)
     log.trim(run.out, progress)
     values = resolve.filled(run.recipe, resolve.lora_targets(run.recipe, run.base))
-    atomic.write_json(run.out / "recipe.json", values, sort=False)  # losses draw in their order
+    atomic.write_json(run.out / checkpoint.RECIPE, values, sort=False)  # losses draw in their order
 
 
 def _begin(run: Run, index: int, fresh: bool) -> StageParts:

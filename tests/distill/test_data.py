@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from hypersd.distill import data
 from hypersd.distill.randomness import generators
+from hypersd.lora.roles import Roles
 
 
 def write(path, captions, weight=(1.0, 3.0)):
@@ -47,7 +48,9 @@ def test_prompts_alone_are_enough_and_the_pool_is_drawn_once(tiny_base, tmp_path
     prompts.write_text("a red bird\n\na blue fish\n")
     settings = {"kind": "prompts", "prompts": str(prompts), "pool": 5, "steps": 2, "batch": 2}
     told: list[str] = []
+    roles = Roles(tiny_base.unet)
     first = data.load(tiny_base, settings, tmp_path, told.append)
+    assert Roles.of[tiny_base.unet] is roles  # who counts passes asks these
     assert told == ["drawing latents from prompts, once: 0 of 5"]
     assert first.latents.shape == (5, 4, 8, 8)
     assert [texts[0] for texts in first.captions] == ["a red bird", "a blue fish"] * 2 + ["a red bird"]

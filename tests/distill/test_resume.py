@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hypersd import recipe
+from hypersd import recipe, sharing
 from hypersd.distill import checkpoint
 from hypersd.distill.train import train
 from tests.distill.killer import RECIPE
-from tests.distill.runs import contents, losses, whole_and_cut
+from tests.distill.runs import Cut, contents, losses, whole_and_cut
 
 
 @pytest.fixture
@@ -41,14 +41,32 @@ def test_resuming_with_another_recipe_names_what_differs(short):
 
 
 def test_only_a_rate_may_be_another_and_that_is_said(short):
-    made, out = short
-    values = made.model_dump(mode="json")
+    made, finished = short
+    values, out = {**made.model_dump(mode="json"), "checkpoint_every": 1}, finished.parent / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe.parse(values), out, watch=Cut(3))
     slower = {**values, "optimiser": {**values["optimiser"], "lr": 1e-3}}
     with pytest.warns(UserWarning, match="goes on at another learning rate: its files will name this one only"):
         train(recipe.parse(slower), out, resume=True)
     calmer = {**slower, "optimiser": {**slower["optimiser"], "max_norm": 0.5}}
     with pytest.raises(ValueError, match="another recipe \\('optimiser' differs\\)"):
         train(recipe.parse(calmer), out, resume=True)
+    label = (finished / "lora.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="is finished, and at another learning rate; resume with the same one"):
+        train(recipe.parse(slower), finished, resume=True)
+    assert (finished / "lora.safetensors").read_bytes() == label
+
+
+def test_a_folder_without_a_checkpoint_is_not_written_over(short, tmp_path):
+    made, out = short
+    (out / checkpoint.NAME).unlink()
+    other = recipe.parse({**made.model_dump(mode="json"), "seed": 1})
+    with pytest.raises(ValueError, match=r"holds recipe\.json and no checkpoint to go on from; name another folder"):
+        train(other, out)
+    train(made, out)  # as one that was killed before its first checkpoint
+    (tmp_path / "log.jsonl").write_text("notes of mine\n")
+    with pytest.raises(ValueError, match=r"holds log\.jsonl and no checkpoint"):
+        train(made, tmp_path)
 
 
 def test_losses_in_another_order_draw_other_numbers_and_are_another_recipe(tmp_path):
@@ -72,6 +90,27 @@ def test_a_run_of_an_older_program_is_gone_on_with(short):
     del run["recipe"]["teacher"]["substeps"]
     save_file(tensors, out / checkpoint.NAME, {"run": json.dumps(run)})
     train(recipe.parse({**made.model_dump(mode="json"), "micro_batch": 1, "sample_every": 7}), out, resume=True)
+
+
+def test_prompts_that_were_edited_meanwhile_are_other_data(tiny_folder, tmp_path):
+    prompts, data = tmp_path / "prompts.txt", {"kind": "prompts", "pool": 2, "steps": 1}
+    prompts.write_text("a fox\n")
+    values = {**RECIPE, "base": str(tiny_folder), "data": {**data, "prompts": str(prompts)}, "checkpoint_every": 1}
+    made = recipe.parse({**values, "stages": [{"segments": 4, "iterations": 3}]})
+    with pytest.raises(KeyboardInterrupt):
+        train(made, tmp_path / "run", watch=Cut(2))
+    prompts.write_text("a bee\n")
+    with pytest.raises(ValueError, match=r"data\.prompts is not what the run was started with"):
+        train(made, tmp_path / "run", resume=True)
+
+
+def test_two_runs_do_not_write_into_one_folder(short, tmp_path):
+    made, out = short
+    with sharing.claimed(out / "run", wait=False), pytest.raises(ValueError, match="another run is training into"):
+        train(made, out, resume=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"could not write into .*; name another folder with --out"):
+        train(made, tmp_path / "file")
 
 
 def test_resuming_nothing_is_noticed(tmp_path):

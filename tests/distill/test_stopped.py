@@ -14,7 +14,7 @@ from hypersd.distill.losses import consistency, score
 from hypersd.distill.step import tscd
 from hypersd.distill.train import train
 from tests.distill.killer import RECIPE
-from tests.distill.runs import losses
+from tests.distill.runs import Cut, losses
 
 OPPOSED = {
     "draw": {"visited_share": 1.0, "samplers": ["ddim"], "steps": [1, 2], "end": "visited"},
@@ -155,8 +155,9 @@ def test_a_stage_is_said_to_have_a_rate_of_its_own_only_where_it_has(override, o
 def test_the_key_that_is_named_for_an_opponent_may_be_lowered(tmp_path, name, settings):
     """Though the recipe left it out: with what it then has, nothing else is another."""
     values = {**RECIPE, **OPPOSED, "losses": {name: settings}, "stages": [{"segments": 1, "iterations": 2}]}
-    made = recipe.parse(values)
-    train(made, tmp_path)
+    made = recipe.parse({**values, "checkpoint_every": 1})
+    with pytest.raises(KeyboardInterrupt):
+        train(made, tmp_path, watch=Cut(2))
     key = parts.StageParts.rate_key(SimpleNamespace(losses=resolve.losses(made)), name)
     lowered = made.model_dump(mode="json")
     recipe._put(lowered, key, 1e-7)
