@@ -9,7 +9,7 @@ from PIL import Image
 
 from hypersd.atomic import write_bytes
 
-QUALITY = 88
+QUALITY = 80
 
 
 def write(path: Path, picture: Image.Image) -> None:
