@@ -145,6 +145,8 @@ def _measured(pictures: int, sets: int, optional: bool) -> dict[str, Any]:
 def _recipes(names: str, seeds: list[int], folder: Path, changes: list[str] | None = None) -> list[Recipe]:
     from hypersd import recipe as reader
 
+    if any(change.partition("=")[0] == "seed" for change in changes or ()):
+        raise ValueError("seed= is --seeds here")
     return [
         reader.load(folder / f"{name}.yaml", [*(changes or []), f"seed={seed}"])
         for name in names.split(",")

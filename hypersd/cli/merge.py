@@ -106,6 +106,6 @@ def _write(
     from hypersd.lora import files
 
     base = {key: value for file in reversed(read) for key, value in file.base.items()}
-    usage = next((file for file in read if file.sampler), read[0])
+    usage = next((file for file in read if file.sampler and not file.on_top_of), read[0])
     shape = (record["rank"], record["rank"], tuple(sorted(files.layers(weights))))
     files.write(out, weights, shape, base, usage.recipe, usage.sampler, dtype, record)

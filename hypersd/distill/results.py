@@ -71,10 +71,11 @@ def write(
     used = usage(recipe, stage)
     dtype = torch.float16 if recipe.lora.dtype == "fp16" else torch.float32
     if recipe.student == "full":
-        return network.write(path, state, about, values, used, dtype, told)
+        return network.write(path, state, about, values, used, dtype, {"told": told})
     shape = rank, alpha, _ = roles.shape(role)
     if whole and recipe.lora.beneath:
         below = resolve.lora_file(recipe.lora.beneath, base).weights  # of alpha = rank, as every file is read
         state = algebra.concatenate([below, state], [1.0, alpha / rank])
         shape = (algebra.rank_of(state), algebra.rank_of(state), tuple(sorted(files.layers(state))))
-    return files.write(path, state, shape, about, values, used, dtype, told=told)
+    said = {"told": told, "on_top_of": recipe.lora.beneath.name if recipe.lora.beneath and not whole else ""}
+    return files.write(path, state, shape, about, values, used, dtype, said=said)

@@ -107,6 +107,9 @@ class Drawer:
     def _load(self, path: Path, scale: float) -> None:
         file = files.read(path)
         files.check_fits(file, self.base.unet, path.name, self.base.schedule.prediction)
+        if file.on_top_of:
+            remedy = "draw with lora.safetensors of its run, or add it by hypersd merge"
+            warnings.warn(f"{path.name} is a part alone, trained on top of {file.on_top_of}: {remedy}", stacklevel=4)
         self.roles.add(LORA_ROLE, file.rank, file.targets)
         self.roles.load(LORA_ROLE, file.weights)
         self.roles.scale(LORA_ROLE, scale)

@@ -152,7 +152,8 @@ def _between(steps: Sequence[int]) -> float:
 def _drawn_in(recipe: Recipe, pick: Callable[[Sequence[int]], int]) -> Recipe:
     """One update of each stage, whole drawings, where it makes any, all in as many steps as are picked of its own.
 
-    Where a single step begins is left out: a last stage that draws none would be refused, and it costs the same.
+    Where a single step begins is left out: a last stage that draws none would be refused, and it costs the same. Nor
+    does it then say that it is drawn in one, which a LoRA beneath it would hold against it.
     """
     values, stages = unlooked(recipe), []
     for index, stage in enumerate(values["stages"]):
@@ -161,8 +162,8 @@ def _drawn_in(recipe: Recipe, pick: Callable[[Sequence[int]], int]) -> Recipe:
             others = {key: value for key, value in override.items() if key != "draw.steps"}
             override = {**others, "draw.steps": [pick(made.draw.steps)]}  # last, on top of a whole `draw`
         stages.append({**stage, "iterations": 1, "override": override})
-    sampler = {key: value for key, value in values["sampler"].items() if key not in (ONE_STEP, "steps")}
-    return parse({**values, "stages": stages, "sampler": sampler})
+    sampler = {key: value for key, value in values["sampler"].items() if key != ONE_STEP}
+    return parse({**values, "stages": stages, "sampler": {**sampler, "steps": [2]}})
 
 
 def _counted(recipe: Recipe, pools: Path, watch: Watcher) -> list[int]:

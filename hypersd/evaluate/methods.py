@@ -49,7 +49,7 @@ def drawing(run: Run, steps: int) -> Path | None:
     full = run.recipe.student == "full"
     if steps in run.recipe.sampler.steps:
         return run.folder / ("model" if full else "lora.safetensors")
-    if full:
+    if full or run.recipe.lora.beneath:  # a stage's file is the new part alone
         return None
     stages = [index for index, stage in enumerate(run.recipe.stages) if stage.segments == steps]
     return run.folder / f"stage{stages[-1] + 1}-{steps}segments.safetensors" if stages else None
@@ -63,10 +63,11 @@ def bench(
     Raises ValueError for a recipe that draws in none of the steps, and where the file holds something else.
     """
     asked = {"budget": budget, "recipe": run.recipe.model_dump(mode="json")}
+    files = drawn_by(run, steps)
     if run.file.is_file():
         _check_same(run.file, asked)
+        _check_measured(run.file, sorted(n for counts in files.values() for n in counts), evaluate)
         return False
-    files = drawn_by(run, steps)
     if not files:
         raise ValueError(f"{run.recipe.name} makes nothing that draws in {' or '.join(map(str, steps))} steps")
     pools = run.runs / "pools"
@@ -101,6 +102,22 @@ def _check_same(file: Path, asked: dict[str, Any]) -> None:
         raise ValueError(
             f"{file} is of another run ({', '.join(differs)} differ{'s' * (len(differs) == 1)}); "
             "delete it, or give --out and --runs of their own"
+        )
+
+
+def _check_measured(file: Path, steps: Sequence[int], asked: dict[str, Any]) -> None:
+    """Whether a result was measured in all these numbers of steps, by as many pictures. Raises ValueError if not."""
+    found = json.loads(file.read_text())
+    there = {row["steps"] for row in found["rows"]}
+    wrong = [f"{n} step{'s' * (n > 1)}" for n in steps if n not in there]
+    wrong += [
+        f"{asked[key]} {key}"
+        for key in ("pictures", "seeds")
+        if asked.get(key, found["about"][key]) != found["about"][key]
+    ]
+    if wrong:
+        raise ValueError(
+            f"{file} was not measured in {wrong[0]}: delete it, what was trained stays; or give another --out"
         )
 
 

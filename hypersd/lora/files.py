@@ -7,6 +7,7 @@ Header (safetensors metadata, strings):
     hyper.base              the network it was trained on, JSON: shape, prediction type, digest of the weights
     hyper.merged            what it was merged from, JSON, if it was
     hyper.told              what judges that only looked on said of it, in words, if they fell while others rose
+    hyper.on_top_of         the name of the LoRA that it was trained on top of, if it is the new part alone
     modelspec.*             the ModelSpec fields that UIs show
 
 Alpha is folded into B, so that alpha = rank and scale 1.0 is right in every reader: most drop alpha,
@@ -56,6 +57,8 @@ class LoraFile:
     merged: dict[str, Any] = field(default_factory=dict)
     told: str = ""
     """What judges that only looked on said of it, if anything."""
+    on_top_of: str = ""
+    """The LoRA without which it does not draw, if there is one."""
     dtype: torch.dtype = torch.float32
     """Of the file; `weights` are fp32."""
 
@@ -90,7 +93,7 @@ def write(
     sampler: Mapping[str, Any],
     dtype: torch.dtype = torch.float16,
     merged: Mapping[str, Any] | None = None,
-    told: str = "",
+    said: Mapping[str, str] | None = None,
 ) -> None:
     """Writes the file by rename: it is whole or it is not there."""
     rank, alpha, targets = shape
@@ -102,7 +105,7 @@ def write(
     about |= {"rank_pattern": {}, "alpha_pattern": {}}  # diffusers 0.35 does not load a file that lacks them
     adapter = {PREFIX + key: value for key, value in about.items()}
     header = {
-        **about_it(recipe, sampler, base, "stable-diffusion-v1/lora", told),
+        **about_it(recipe, sampler, base, "stable-diffusion-v1/lora", said),
         "lora_adapter_metadata": json.dumps(adapter, sort_keys=True),
         **({"hyper.merged": json.dumps(merged, sort_keys=True)} if merged else {}),
     }
@@ -110,9 +113,13 @@ def write(
 
 
 def about_it(
-    recipe: Mapping[str, Any], sampler: Mapping[str, Any], base: Mapping[str, Any], architecture: str, told: str = ""
+    recipe: Mapping[str, Any],
+    sampler: Mapping[str, Any],
+    base: Mapping[str, Any],
+    architecture: str,
+    said: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The part of the header that any file of ours has."""
+    """The part of the header that any file of ours has, and what else is to be `said` in words."""
     return {
         "format": "pt",
         "hyper.recipe": json.dumps(recipe, sort_keys=True),
@@ -122,7 +129,7 @@ def about_it(
         "modelspec.architecture": architecture,
         "modelspec.implementation": "diffusers",
         "modelspec.usage_hint": str(sampler.get("hint", "")),
-        **({"hyper.told": told} if told else {}),
+        **{f"hyper.{key}": words for key, words in (said or {}).items() if words},
     }
 
 
@@ -143,6 +150,7 @@ def read(path: Path) -> LoraFile:
         sampler=_json(header, "hyper.sampler", path.name),
         merged=_json(header, "hyper.merged", path.name),
         told=header.get("hyper.told", ""),
+        on_top_of=header.get("hyper.on_top_of", ""),
         dtype=one_dtype(tensor.dtype for tensor in tensors.values()),
     )
 

@@ -39,11 +39,11 @@ def write(
     recipe: Mapping[str, Any],
     sampler: Mapping[str, Any],
     dtype: torch.dtype = torch.float16,
-    told: str = "",
+    said: Mapping[str, str] | None = None,
 ) -> None:
     """Writes the file by rename: it is whole or it is not there."""
     written = {name: weight.to(dtype).cpu().contiguous() for name, weight in weights.items()}
-    write_bytes(path, save(written, about_it(recipe, sampler, base, "stable-diffusion-v1", told)))
+    write_bytes(path, save(written, about_it(recipe, sampler, base, "stable-diffusion-v1", said)))
 
 
 def read_header(path: Path) -> About:

@@ -253,6 +253,7 @@ def test_what_is_trained_on_a_lora_becomes_one_with_it(tiny_folder, tmp_path, al
     result = files.read(train(made, tmp_path / "second"))
     alone = files.read(tmp_path / "second" / "stage1-1segments.safetensors")
     assert (result.rank, alone.rank) == (5, 3)
+    assert (result.on_top_of, alone.on_top_of) == ("", "lora.safetensors")
 
     base = bases.load(tiny_folder, "cpu")
     roles = Roles(base.unet)
@@ -269,6 +270,8 @@ def test_what_is_trained_on_a_lora_becomes_one_with_it(tiny_folder, tmp_path, al
     with again.on_stage():
         torch.testing.assert_close(again.base.predict(x, t, cond)[1], expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(without, expected, atol=1e-6)
+    with pytest.warns(UserWarning, match="stage1-1segments.safetensors is a part alone, trained on top of lora.saf"):
+        Drawer(bases.load(tiny_folder, "cpu"), tmp_path / "second" / "stage1-1segments.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,14 @@ TOGETHER = {
 many in an update, and of 2.5, each in its own."""
 
 
+def test_what_stands_on_a_lora_that_begins_lower_has_its_price(tmp_path):
+    draw = {"visited_share": 1.0, "samplers": ["ddim"], "steps": [1, 2], "end": "visited"}
+    values = {**TOY, "draw": draw, "sampler": {"one_step": 700}, "stages": [{"segments": 1, "iterations": 1}]}
+    below = train(recipe.parse(values), tmp_path / "below")
+    made = recipe.parse({**values, "lora": {**TOY["lora"], "beneath": str(below)}})
+    assert cost(made, tmp_path, Silent()) == cost(recipe.parse(values), tmp_path, Silent())
+
+
 def test_an_update_is_expected_to_cost_the_mean_of_what_it_may_draw(tmp_path):
     made = recipe.parse({**TOY, **TOGETHER})
     prices = cost(made, tmp_path, Silent())

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from hypersd import recipe
 from hypersd.cli import app
+from hypersd.cli.bench import _recipes
 from hypersd.distill.watch import Silent
 from hypersd.evaluate import comparison, evaluation
-from hypersd.evaluate.methods import Run, bench, drawn_by
+from hypersd.evaluate.methods import Run, bench, drawing, drawn_by
 from hypersd.evaluate.report import Report, Row, Stat
 
 TOY = {
@@ -83,6 +84,33 @@ def test_what_stands_there_of_another_run_is_not_taken_for_it(tmp_path, measured
     compare(tmp_path)
     with pytest.raises(ValueError, match=r"toy-0.json is of another run \(budget differs\); delete it"):
         compare(tmp_path, budget=900)
+
+
+@pytest.mark.parametrize(
+    ("steps", "pictures", "missing"), [((1, 4), 64, "4 steps"), ((1, 8), 96, "96 pictures")], ids=["steps", "pictures"]
+)
+def test_what_was_not_measured_so_is_not_passed_off_as_measured(tmp_path, measured, steps, pictures, missing):
+    made = recipe.parse({**TOY, "sampler": {"steps": [1, 4, 8]}})
+    run = Run(made, tmp_path / "out", tmp_path / "runs")
+    bench(run, 800, (1, 8), Silent(), print, pictures=64)
+    with pytest.raises(
+        ValueError, match=f"toy-0.json was not measured in {missing}: delete it, what was trained stays"
+    ):
+        bench(run, 800, steps, Silent(), print, pictures=pictures)
+
+
+def test_the_seed_is_an_option_of_its_own(tmp_path):
+    with pytest.raises(ValueError, match="seed= is --seeds here"):
+        _recipes("toy", [0], tmp_path, ["seed=5"])
+
+
+def test_what_was_trained_on_top_of_a_lora_has_no_stage_that_draws(tmp_path):
+    values = {**TOY, "sampler": {"steps": [1]}, "stages": [{"segments": 4, "iterations": 1}]}
+    run, above = (
+        Run(recipe.parse({**values, **lora}), tmp_path, tmp_path) for lora in ({}, {"lora": {"beneath": "bundled"}})
+    )
+    assert drawing(run, 4).name == "stage1-4segments.safetensors"
+    assert drawing(above, 4) is None
 
 
 def test_a_result_of_an_older_program_is_the_same_run(tmp_path, measured):
