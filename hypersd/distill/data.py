@@ -149,7 +149,11 @@ class LatentsSettings(Pool):
 def latents(base: Base, settings: LatentsSettings, cache: Path, say: Say) -> Data:
     """A safetensors file: `latents` (n c h w), `weight` (n), and the captions in its header, JSON; maybe a truth."""
     _must_exist(settings.path)
-    return Captioned(base, *read_latents(settings.path), read_truth(settings.path), settings.empty, settings.held)
+    found, captions, weight = read_latents(settings.path)
+    channels, shape = base.latent_shape()[0], " ".join(map(str, found.shape))
+    if found.ndim != 4 or found.shape[1] != channels:
+        raise ValueError(f"{settings.path} has latents of {shape}, not n {channels} h w as {base.source} draws")
+    return Captioned(base, found, captions, weight, read_truth(settings.path), settings.empty, settings.held)
 
 
 def truth_in(settings: dict[str, Any]) -> str | None:
@@ -267,6 +271,10 @@ def read_latents(path: Path) -> tuple[Tensor, list[list[str]], Tensor]:
             tensors = file.get_tensor("latents"), file.get_tensor("weight")
     except (SafetensorError, json.JSONDecodeError) as error:
         raise OSError(f"{path} is damaged ({error}); delete it and build it again") from error
-    if len(captions) != len(tensors[0]):
-        raise ValueError(f"{path} has {len(tensors[0])} latents but {len(captions)} lists of captions in its header")
+    for what, count in {"lists of captions in its header": len(captions), "weights": len(tensors[1])}.items():
+        if count != len(tensors[0]):
+            raise ValueError(f"{path} has {len(tensors[0])} latents but {count} {what}")
+    lists = all(isinstance(texts, list) and texts for texts in captions)
+    if not lists or not all(isinstance(text, str) for texts in captions for text in texts):
+        raise ValueError(f"{path}: its captions must be a list of texts for each of its latents, with one at least")
     return tensors[0], captions, tensors[1]

@@ -198,6 +198,8 @@ def check_same_base(file: LoraFile, other: LoraFile, name: str, beside: str) -> 
             said = f"its {key} is {value}, that of {beside} is {theirs[key]}"
             raise ValueError(f"{name} was trained on another base: {said}; use LoRAs of one base together")
     if DIGEST in mine and theirs.get(DIGEST, mine[DIGEST]) != mine[DIGEST]:
+        if not layers(file.weights).keys() & layers(other.weights).keys():
+            raise ValueError(f"{name} was trained on another base: it shares no layer with {beside}, nor the weights")
         warnings.warn(
             f"{name} was trained on other weights than {beside}, of the same shape; quality may suffer", stacklevel=2
         )
@@ -244,9 +246,12 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         )
     try:
         with safe_open(path, "pt") as file:
-            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            header, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise _damaged(path.name, error) from error
+    if "run" in header:
+        raise ValueError(f"{path.name} is the checkpoint of a run: give the lora.safetensors beside it")
+    return header, tensors
 
 
 def _damaged(name: str, why: object) -> OSError:

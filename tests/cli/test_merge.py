@@ -112,3 +112,20 @@ def test_loras_of_fine_tunes_are_merged_with_a_notice(pair: tuple[Path, Path]) -
     result = CliRunner().invoke(app, ["merge", *map(str, pair), "--out", "m.safetensors"])
     assert result.exit_code == 0, result.output
     assert "notice: second.safetensors was trained on other weights than first.safetensors" in result.stderr
+
+
+def test_what_shares_neither_layers_nor_weights_is_not_merged(pair: tuple[Path, Path]) -> None:
+    other = files.read(pair[1])
+    weights = {f"elsewhere.{name}": weight for name, weight in other.weights.items()}
+    shape, base = (other.rank, other.rank, other.targets), {**other.base, "weights": "0" * 12}
+    files.write(pair[1], weights, shape, base, {}, {})
+    result = CliRunner().invoke(app, ["merge", *map(str, pair), "--out", "m.safetensors"])
+    assert result.exit_code == 2
+    assert "second.safetensors was trained on another base: it shares no layer with first.safetensors" in result.stderr
+
+
+def test_a_checkpoint_is_no_lora(pair: tuple[Path, Path]) -> None:
+    save_file(load_file(pair[1]), pair[1], {"run": "{}"})
+    result = CliRunner().invoke(app, ["merge", *map(str, pair), "--out", "m.safetensors"])
+    assert result.exit_code == 2
+    assert "second.safetensors is the checkpoint of a run: give the lora.safetensors beside it" in result.stderr

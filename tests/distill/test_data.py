@@ -80,6 +80,23 @@ def test_what_is_held_out_is_never_trained_on(tiny_base, tmp_path):
     assert source.held.held is None
 
 
+@pytest.mark.parametrize(
+    ("captions", "shape", "weights", "message"),
+    [
+        (["a cat", "a dog"], (2, 4, 8, 8), 2, "must be a list of texts for each of its latents"),
+        ([["a cat"], []], (2, 4, 8, 8), 2, "must be a list of texts for each of its latents, with one at least"),
+        ([["a cat"], ["a dog"]], (2, 4, 8, 8), 3, "has 2 latents but 3 weights"),
+        ([["a cat"], ["a dog"]], (2, 3, 8, 8), 2, "has latents of 2 3 8 8, not n 4 h w"),
+        ([["a cat"], ["a dog"]], (2, 9, 4, 8, 8), 2, "has latents of 2 9 4 8 8, not n 4 h w"),
+    ],
+)
+def test_a_file_of_another_make_is_told(tiny_base, tmp_path, captions, shape, weights, message):
+    path = tmp_path / "latents.safetensors"
+    save_file({"latents": torch.zeros(shape), "weight": torch.ones(weights)}, path, {"captions": json.dumps(captions)})
+    with pytest.raises(ValueError, match=message):
+        data.load(tiny_base, {"kind": "latents", "path": str(path)}, tmp_path)
+
+
 def test_of_nothing_with_a_weight_nothing_is_drawn(tiny_base, tmp_path):
     path = tmp_path / "latents.safetensors"
     write(path, [["a cat"], ["a dog"]], weight=(0.0, 0.0))
