@@ -128,6 +128,13 @@ RUNS = {
             override(4, f"score: {{{FAKE}}}, {FADING}"),
         ],
     ),
+    "tscd-score-jumps": (
+        *(1, DATA, 0.15),
+        [
+            *(*JUMPS, *iterations(*[1] * 4, 125), override(4, f"score: {{{FAKE}}}, {FADING}")),
+            "stages.4.override.losses.score.simulation=false",
+        ],
+    ),
     "tscd-score-average": (
         *(1, DATA, 0.15),
         [
@@ -241,6 +248,7 @@ FRAMES = {"regression": "emoji"}
 ALIKE = {
     "tscd": ("tscd-score", 4, 4),
     "tscd-adversarial": ("hyper", 4, 4),
+    "tscd-score-jumps": ("tscd-score", 4, 4),
     "tscd-score-average": ("tscd-score", 4, 4),
     "tscd-trajectory": ("tscd-score", 4, 4),
     "tscd-feedback": ("tscd-score", 4, 4),

@@ -104,6 +104,18 @@ def test_a_trajectory_is_judged_at_every_landing(toy, nets):
     assert jumps == {(999, -1), (999, 749), (749, 249), (249, -1)}
 
 
+def test_without_simulation_a_jump_from_noised_data_is_judged(toy, nets):
+    loss, batch = losses.load("score", {"simulation": False}), batch_of(toy, 8)
+    assert loss.needs == ()
+    got = loss.made(batch, nets)
+    end = torch.full_like(batch.end, -1)
+    assert torch.equal(got.x, nets.jump(STUDENT, batch.x_t, batch.t, end, batch))
+    assert torch.equal(got.end, end)
+    loss.student(batch, nets).backward()
+    with pytest.raises(ValueError, match="trajectory judges the jumps of a rollout: set simulation=true"):
+        losses.load("score", {"simulation": False, "trajectory": True})
+
+
 @pytest.mark.parametrize(("t", "end"), [(999, -1), (749, 249)])
 def test_the_fake_score_learns_the_score_of_what_was_made(toy, nets, t, end, monkeypatch):
     """At its optimum, here in closed form, the loss has no gradient; a little off it has."""

@@ -5,8 +5,9 @@ and the *fake score*, a second LoRA that has learnt the student's own drawings, 
 from the second towards the first, along (x0_fake − x0_real) / mean|x − x0_real|, the difference of the two scores
 times σ²/α. Where the student's drawings are distributed as the teacher's, the two agree and nothing moves.
 
-The drawings are whole rollouts over every N that the recipe names (backward simulation), so `draw.visited_share`
-must be 1. The MSE that Hyper-SD adds for stability is the loss `consistency`, or on paths `rollout`, beside this one.
+The drawings are whole rollouts over every N that the recipe names (backward simulation, DMD2 §4.5), so
+`draw.visited_share` must be 1; without `simulation` they are single jumps from noised data, which no drawing passes.
+The MSE that Hyper-SD adds for stability is the loss `consistency`, or on paths `rollout`, beside this one.
 With `trajectory` not only their ends are held against the teacher but where each of their jumps lands, τ between
 its two ends (TDM, Luo et al. 2025): the whole way must be as likely, and the fake score learns each part of it. Parts
 of drawings in other numbers of steps share a τ and are other pictures: the fake score is told which, in τ itself.
@@ -18,14 +19,14 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from hypersd.bases import Base
 from hypersd.diffusion.solver import renoise
 from hypersd.distill.randomness import uniform
 from hypersd.distill.rollout import rollout
-from hypersd.distill.step import ROUTES, Batch, Latents, Nets, Timesteps, noise, noise_level
+from hypersd.distill.step import ROUTES, STUDENT, Batch, Latents, Nets, Timesteps, noise, noise_level
 from hypersd.draw.pipeline import bind
 from hypersd.recipe import Optimiser, Span, Strict, Weight
 
@@ -49,12 +50,20 @@ class Settings(Strict):
     """Of the teacher's score; None is `teacher.guidance`. The fake score is never guided."""
     span: Span = (0.02, 0.98)
     """τ is uniform in this part of the timesteps."""
+    simulation: bool = True
+    """Whether what is judged are the student's own rollouts from noise; else one jump to the end from each x_t."""
     trajectory: bool = False
     rank: int | None = Field(None, ge=1)
     """Of the fake score's LoRA; None is `lora.rank`."""
     updates: int = Field(1, ge=1)
     """Of the fake score for each of the student's (the two time-scales of DMD2)."""
     fake: Fake = Fake()
+
+    @model_validator(mode="after")
+    def _a_single_jump_is_no_trajectory(self) -> Settings:
+        if self.trajectory and not self.simulation:
+            raise ValueError("trajectory judges the jumps of a rollout: set simulation=true")
+        return self
 
 
 @dataclass(frozen=True)
@@ -68,11 +77,10 @@ class Made:
 
 
 class Loss:
-    needs = (ROUTES,)
     trains = FAKE
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+        self.settings, self.needs = settings, (ROUTES,) if settings.simulation else ()
         self.roles = {FAKE: settings.rank}
         self.optimiser, self.updates = settings.fake, settings.updates
 
@@ -87,10 +95,11 @@ class Loss:
 
     def made(self, batch: Batch, nets: Nets) -> Made:
         """The drawings; with `trajectory`, where a random jump of each landed."""
-        drawn = nets.once(rollout, batch)
+        last = torch.full_like(batch.end, -1)
         if not self.settings.trajectory:
-            last = torch.full_like(batch.end, -1)
-            return Made(drawn.final, drawn.final, torch.full_like(last, batch.total - 1), last)
+            drawing = nets.once(rollout, batch).final if self.settings.simulation else nets.once(_at_once, batch)
+            return Made(drawing, drawing, torch.full_like(last, batch.total - 1), last)
+        drawn = nets.once(rollout, batch)
         (u,) = uniform(batch.rngs, 1)
         place = (u.to(batch.x0.device) * (batch.route >= 0).sum(1)).long()
         rows = [(jump.samples, place[jump.samples] == column, jump) for column, jump in enumerate(drawn.jumps)]
@@ -138,6 +147,11 @@ class Loss:
             share = (1 - (alpha / alpha_end) ** 2).clamp(min=0).sqrt() / sigma
         _, predicted = nets.predict(FAKE, x_t, tau, batch.cond, self.told(tau, batch))
         return (share * predicted - eps).square().mean()
+
+
+def _at_once(batch: Batch, nets: Nets) -> Latents:
+    """Where the student's jump from x_t to the end lands."""
+    return nets.jump(STUDENT, batch.x_t, batch.t, torch.full_like(batch.end, -1), batch)
 
 
 NAMES = ("landed", "x0", "t", "end")
