@@ -14,8 +14,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from hypersd import dotted
 from hypersd.diffusion import samplers
 from hypersd.diffusion.grids import MOST_MADE_FOR
 from hypersd.diffusion.segments import End, Segments
@@ -106,6 +116,12 @@ class Optimiser(Strict):
     decay: Literal["constant", "cosine"] = "constant"
 
 
+def _of_a_folder(name: str) -> str:
+    if name in ("", ".", "..") or set("/\\") & set(name):
+        raise ValueError("name a folder, without slashes")
+    return name
+
+
 def _given(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
@@ -147,6 +163,12 @@ class Usage(Strict):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, int | float]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, given: Any) -> Any:
+        """A key that is null is left out: so a recipe that extends another takes `one_step` back."""
+        return _given(given) if isinstance(given, dict) else given
+
     name: str = "ddim"
     steps: tuple[Steps, ...] = (1, 2, 4, 8)
     guidance_scale: float = Field(1.0, ge=0)
@@ -157,7 +179,8 @@ class Usage(Strict):
 
 
 class Recipe(Strict):
-    name: str
+    name: Annotated[str, AfterValidator(_of_a_folder)]
+    """Also of its folder among the runs."""
     base: str = "emoji"
     base_settings: dict[str, Any] = Field(default_factory=dict)
     data: Annotated[dict[str, Any], AfterValidator(_given)] = {"kind": "prompts"}
@@ -197,7 +220,7 @@ class Recipe(Strict):
         """This recipe with the stage's overrides applied."""
         values = self.model_dump(mode="json")
         for key, value in self.stages[stage].override.items():
-            _put(values, key, _own(value))
+            dotted.put(values, key, dotted.own(value))
         return _validated(values)
 
 
@@ -209,7 +232,7 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Recipe:
         if not separator:
             raise ValueError(f"{assignment!r} is not key=value")
         try:
-            _put(values, key, _own(yaml.safe_load(value)))
+            dotted.put(values, key, dotted.own(yaml.safe_load(value)))
         except yaml.YAMLError:
             raise ValueError(f"recipe key {key!r}: {value!r} is not YAML") from None
     return parse(values)
@@ -222,7 +245,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in above:
         raise ValueError(f"{path} extends itself")
     try:
-        values = _own(yaml.load(path.read_text(), _Once))
+        values = dotted.own(yaml.load(path.read_text(), dotted.Once))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -233,10 +256,10 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise ValueError(f"{path}: extends is the path of another recipe, not {parent!r}")
     below = _read(path.parent / parent, (*above, path.resolve()))
-    if wiped := _wiped(values):
+    if wiped := dotted.wiped(values):
         raise ValueError(f"{path}: {wiped}")
     for key, value in values.items():
-        _put(below, key, value)
+        dotted.put(below, key, value)
     return below
 
 
@@ -257,7 +280,7 @@ def _check_stage(recipe: Recipe, index: int) -> None:
     for key in recipe.stages[index].override:
         if key.partition(".")[0] not in STAGE_KEYS:
             raise ValueError(f"stage {index + 1} cannot override {key!r}, only {', '.join(STAGE_KEYS)}")
-    if wiped := _wiped(recipe.stages[index].override):
+    if wiped := dotted.wiped(recipe.stages[index].override):
         raise ValueError(f"in stage {index + 1} {wiped}")
     stage = recipe.at(index)
     if not stage.losses:
@@ -308,74 +331,3 @@ def _fields_at(model: Any, path: Sequence[str]) -> list[str]:
         annotation = model.model_fields[part].annotation
         model = next((a for a in getattr(annotation, "__args__", ()) if isinstance(a, type)), annotation)
     return list(model.model_fields)
-
-
-class _Once(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML keeps the last."""
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        node = super().compose_mapping_node(anchor)
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.YAMLError(f"{twice[0]!r} is given twice")
-        return node
-
-
-def _wiped(values: Mapping[str, Any]) -> str:
-    """What is wrong with the order of dotted keys, if one takes the place of what another set before."""
-    keys = list(map(str, values))
-    pairs = ((a, b) for index, b in enumerate(keys) for a in keys[:index] if a.startswith(f"{b}."))
-    return next((f"{b!r} takes the place of {a!r} before it: put {a!r} after it" for a, b in pairs), "")
-
-
-def _own(value: Any) -> Any:
-    """The same, each part a copy of its own: YAML's aliases are one object in all places, and so is a change to it."""
-    if isinstance(value, dict):
-        return {key: _own(each) for key, each in value.items()}
-    return [_own(each) for each in value] if isinstance(value, list) else value
-
-
-def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
-    *path, last = dotted.split(".")
-    if path[:1] == ["losses"]:
-        _check_loss(values.setdefault("losses", {"consistency": {}}), path[1:], dotted)
-    here: Any = values
-    for depth, part in enumerate(path, 1):
-        here = here[_index(here, part, dotted)] if isinstance(here, list) else here.setdefault(part, {})
-        if not isinstance(here, dict | list):
-            raise ValueError(f"recipe key {dotted!r}: {part!r} has no keys below it")
-        if part == "override" and isinstance(here, dict):
-            _put_beside(here, ".".join([*path[depth:], last]), value)
-            return
-    here[_index(here, last, dotted) if isinstance(here, list) else last] = value
-
-
-def _put_beside(override: dict[str, Any], dotted: str, value: Any) -> None:
-    """Keys of an override are dotted paths themselves: into the one that leads there, else as one more."""
-    leading = max((key for key in override if dotted.startswith(f"{key}.")), key=len, default=None)
-    if leading is None:
-        for below in [key for key in override if key.startswith(f"{dotted}.")]:
-            del override[below]
-        override[dotted] = value
-    elif isinstance(override[leading], dict):
-        rest = dotted.removeprefix(f"{leading}.")
-        if leading == "losses":
-            _check_loss(override[leading], rest.split(".")[:-1], dotted)
-        _put(override[leading], rest, value)
-    else:
-        raise ValueError(f"recipe key {dotted!r}: {leading!r} has no keys below it")
-
-
-def _check_loss(losses: Any, path: Sequence[str], dotted: str) -> None:
-    """Raises ValueError for a setting of a loss that is not there: nobody adds one by its guidance."""
-    if path and isinstance(losses, dict) and path[0] not in losses:
-        raise ValueError(
-            f"recipe key {dotted!r}: there is no loss {path[0]!r} to change; name the stage that has it "
-            f"(stages.N.override.losses.{path[0]}…, N from 0), or add it whole (losses.{path[0]}={{…}})"
-        )
-
-
-def _index(items: list, part: str, dotted: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
-        raise ValueError(f"recipe key {dotted!r}: {part!r} is no index from 0 to {len(items) - 1}")
-    return int(part)

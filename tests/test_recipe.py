@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hypersd import recipe
+from hypersd import dotted, recipe
 from hypersd.distill import resolve
 from tests.pictures import write_latents
 
@@ -54,7 +54,7 @@ def test_assignments_reach_every_depth(tmp_path):
 def test_an_assignment_into_an_override_changes_what_it_names_and_nothing_beside_it(override, assignment, expected):
     values = {"stages": [{"override": override}]}
     key, value = assignment.split("=")
-    recipe._put(values, f"stages.0.override.{key}", yaml.safe_load(value))
+    dotted.put(values, f"stages.0.override.{key}", yaml.safe_load(value))
     assert values["stages"][0]["override"] == expected
 
 
@@ -120,6 +120,8 @@ def test_what_one_key_would_take_from_another_is_said(text, message, tmp_path):
         ("stages.0.override.optimiser.betas=[0.9, 1.0]", "optimiser.betas.1"),
         ("optimiser.weight_decay=-1", "optimiser.weight_decay"),
         ("seed=-1", "seed"),
+        ("name=../other", "name"),
+        ("name=''", "name"),
     ],
 )
 def test_numbers_that_nothing_can_be_trained_with(assignment, key, tmp_path):
@@ -127,6 +129,13 @@ def test_numbers_that_nothing_can_be_trained_with(assignment, key, tmp_path):
     path.write_text(json.dumps(LEAST))
     with pytest.raises(ValueError, match=f"recipe key '{key}'"):
         recipe.load(path, [assignment])
+
+
+def test_a_key_of_the_sampler_can_be_taken_back(tmp_path):
+    draw = {"visited_share": 1, "steps": [1], "samplers": ["ddim"]}
+    write(tmp_path, a={**LEAST, "sampler": {"one_step": 700}, "draw": draw})
+    assert recipe.load(tmp_path / "a.yaml").sampler.model_extra == {"one_step": 700}
+    assert recipe.load(tmp_path / "a.yaml", ["sampler.one_step=null"]).sampler.model_extra == {}
 
 
 def test_a_rate_given_to_a_stage_leaves_the_rest_of_its_optimiser(tmp_path):

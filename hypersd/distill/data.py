@@ -199,7 +199,10 @@ def read_prompts(path: Path | None) -> list[str]:
     path = path or bundled.PROMPTS
     if not path.is_file():
         raise ValueError(f"no prompts at {path}")
-    texts = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        texts = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text file ({error.reason}); put one prompt on each line") from error
     if not texts:
         raise ValueError(f"{path} holds no prompts; put one on each line")
     return texts

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hypersd import recipe
+from hypersd import dotted, recipe
 from hypersd.distill import checkpoint, parts, remedy, resolve
 from hypersd.distill.losses import consistency, score
 from hypersd.distill.step import tscd
@@ -160,7 +160,7 @@ def test_the_key_that_is_named_for_an_opponent_may_be_lowered(tmp_path, name, se
         train(made, tmp_path, watch=Cut(2))
     key = parts.StageParts.rate_key(SimpleNamespace(losses=resolve.losses(made)), name)
     lowered = made.model_dump(mode="json")
-    recipe._put(lowered, key, 1e-7)
+    dotted.put(lowered, key, 1e-7)
     with pytest.warns(UserWarning, match="goes on at another learning rate"):
         train(recipe.parse(lowered), tmp_path, resume=True)
 
