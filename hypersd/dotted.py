@@ -34,7 +34,7 @@ def own(value: Any) -> Any:
 
 
 def put(values: dict[str, Any], dotted: str, value: Any) -> None:
-    """Sets what lies at a dotted path, places of lists among its parts. Raises ValueError for one that leads nowhere."""
+    """Sets what lies at a dotted path, places of lists among its parts. Raises ValueError where it leads nowhere."""
     *path, last = dotted.split(".")
     if path[:1] == ["losses"]:
         _check_loss(values.setdefault("losses", {"consistency": {}}), path[1:], dotted)
