@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -102,6 +103,24 @@ def test_a_trajectory_is_judged_at_every_landing(toy, nets):
         assert torch.equal(got.x0[index], jump.x0[row])
         jumps.add((t, end))
     assert jumps == {(999, -1), (999, 749), (749, 249), (249, -1)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (7, 7)),
+        ({"guidance": 0}, (1, 1)),
+        ({"one_step_guidance": 3}, (3, 7)),
+        ({"guidance": 5, "one_step_guidance": 0}, (1, 5)),
+    ],
+)
+def test_a_single_step_may_have_a_milder_teacher(toy, settings, expected):
+    loss, batch = losses.load("score", settings), batch_of(toy, 64, routes=((999,), (999, 499)))
+    batch = replace(batch, guidance=torch.full_like(batch.guidance, 7.0))
+    single = (batch.route >= 0).sum(1) == 1
+    assert single.any()
+    assert not single.all()
+    assert torch.equal(loss.scale(batch), torch.where(single, *map(float, expected)))
 
 
 def test_without_simulation_a_jump_from_noised_data_is_judged(toy, nets):

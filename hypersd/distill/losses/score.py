@@ -48,6 +48,8 @@ class Settings(Strict):
     weight: Weight = 1.0
     guidance: float | None = Field(None, ge=0)
     """Of the teacher's score; None is `teacher.guidance`. The fake score is never guided."""
+    one_step_guidance: float | None = Field(None, ge=0)
+    """The same for drawings in a single step, where None is no exception: milder guidance leaves less to clean up."""
     span: Span = (0.02, 0.98)
     """τ is uniform in this part of the timesteps."""
     simulation: bool = True
@@ -110,16 +112,23 @@ class Loss:
     @torch.no_grad()
     def gradient(self, made: Made, batch: Batch, nets: Nets) -> Latents:
         """(x0_fake − x0_real) / mean|x0 − x0_real|, the mean over each sample, in float32."""
-        base, given = nets.base, self.settings.guidance
+        base = nets.base
         tau = self.level(batch, self.settings.span, made)
         x_t = renoise(base.schedule, made.x, made.end, tau, noise(batch))
-        scale = batch.guidance if given is None else torch.full_like(batch.guidance, given or 1.0)
         with nets.roles.play():
-            real, _ = bind(base, batch.cond, base.null(batch.cond), scale)(x_t, tau)
+            real, _ = bind(base, batch.cond, base.null(batch.cond), self.scale(batch))(x_t, tau)
         fake, _ = nets.predict(FAKE, x_t, tau, batch.cond, self.told(tau, batch))
         away = (made.x0 - real).abs().flatten(1).mean(1).clamp(min=LEAST)
         gradient: Latents = (fake - real) / away.view(-1, 1, 1, 1)
         return gradient
+
+    def scale(self, batch: Batch) -> Float[Tensor, " b"]:
+        """The guidance of each sample's teacher; 0 means off."""
+        usual, single = self.settings.guidance, self.settings.one_step_guidance
+        scale = batch.guidance if usual is None else torch.full_like(batch.guidance, usual or 1.0)
+        if single is None:
+            return scale
+        return torch.where((batch.route >= 0).sum(1) == 1, torch.full_like(scale, single or 1.0), scale)
 
     def level(self, batch: Batch, span: Span, made: Made) -> Timesteps:
         """τ of each sample, between the ends of its jump."""
