@@ -371,6 +371,27 @@ def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.stderr.strip() == "stopped"
 
 
+@pytest.mark.parametrize(
+    ("updates", "said"), [(1, "begins anew: there is no checkpoint yet"), (2, "with --resume goes on")]
+)
+def test_ctrl_c_in_training_says_what_is_kept(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, updates: int, said: str
+) -> None:
+    made: list[float] = []
+
+    def stop(bars: object, iteration: int, loss: float, lr: float) -> None:
+        made.append(loss)
+        if len(made) == updates:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("hypersd.distill.watch.Bars.update", stop)
+    result = CliRunner().invoke(
+        app, ["train", str(recipe), "checkpoint_every=1", "stages.0.iterations=4", "--out", "run"]
+    )
+    assert result.exit_code == 130
+    assert f"stopped; the same command {said}" in result.stderr
+
+
 def environment() -> dict[str, str]:
     root = str(Path(__file__).resolve().parent.parent)
     return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}

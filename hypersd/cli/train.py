@@ -30,14 +30,18 @@ def train(
 
     from rich.console import Console
 
+    from hypersd.distill.checkpoint import NAME
     from hypersd.distill.train import train as run
     from hypersd.distill.watch import Bars
 
+    folder = out or Path("runs") / read.name
     try:
         with Bars(Console(stderr=True)) as bars:
-            path = run(read, out or Path("runs") / read.name, resume, bars)
+            path = run(read, folder, resume, bars)
     except KeyboardInterrupt:
-        say("stopped; the same command with --resume goes on from the last checkpoint")
+        kept = (folder / NAME).is_file()
+        said = "with --resume goes on from the last checkpoint" if kept else "begins anew: there is no checkpoint yet"
+        say(f"stopped; the same command {said}")
         raise typer.Exit(INTERRUPTED) from None
     typer.echo(str(_folder(read, path) if read.student == "full" else path))
 
