@@ -1,4 +1,4 @@
-"""A recipe's values by dotted keys, from files that may be written on top of each other."""
+"""A recipe's values: strict YAML, and what is put on top of it by dotted keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 
-class Once(yaml.SafeLoader):
+class _Once(yaml.SafeLoader):
     """Refuses a key that is given twice, of which YAML keeps the last."""
 
     def compose_mapping_node(self, anchor: Any) -> Any:
@@ -17,6 +17,11 @@ class Once(yaml.SafeLoader):
         if twice := [key for key in keys if keys.count(key) > 1]:
             raise yaml.YAMLError(f"{twice[0]!r} is given twice")
         return node
+
+
+def read(text: str) -> Any:
+    """What YAML says, each part a copy of its own. Raises yaml.YAMLError, also for a key that is given twice."""
+    return own(yaml.load(text, _Once))
 
 
 def wiped(values: Mapping[str, Any]) -> str:

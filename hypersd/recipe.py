@@ -232,7 +232,7 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Recipe:
         if not separator:
             raise ValueError(f"{assignment!r} is not key=value")
         try:
-            dotted.put(values, key, dotted.own(yaml.safe_load(value)))
+            dotted.put(values, key, dotted.read(value))
         except yaml.YAMLError:
             raise ValueError(f"recipe key {key!r}: {value!r} is not YAML") from None
     return parse(values)
@@ -245,7 +245,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in above:
         raise ValueError(f"{path} extends itself")
     try:
-        values = dotted.own(yaml.load(path.read_text(), dotted.Once))
+        values = dotted.read(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):

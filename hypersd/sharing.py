@@ -1,4 +1,4 @@
-"""Files of the cache that several processes make together: each is made by the first to claim it.
+"""Files that several processes make together, each by the first to claim it, and folders that one alone writes into.
 
 A claim is a lock on a file beside it, which ends with the process that holds it. Where a file system knows no locks
 everyone makes everything, and the last rename stands: slower, and as right.

@@ -299,11 +299,11 @@ def test_a_missing_name_is_named():
         recipe.parse({"stages": LEAST["stages"]})
 
 
-@pytest.mark.parametrize("assignment", ["batch", "stages.7.iterations=1", "name.first=x"])
+@pytest.mark.parametrize("assignment", ["batch", "stages.7.iterations=1", "name.first=x", "lora={rank: 1, rank: 2}"])
 def test_assignments_that_lead_nowhere(assignment, tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(json.dumps(LEAST))
-    with pytest.raises(ValueError, match=r"key=value|is no index|has no keys below"):
+    with pytest.raises(ValueError, match=r"key=value|is no index|has no keys below|is not YAML"):
         recipe.load(path, [assignment])
 
 

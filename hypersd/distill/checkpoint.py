@@ -19,12 +19,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hypersd.atomic import write_bytes
-from hypersd.distill import resolve
+from hypersd.distill import resolve, results
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe, parse
 
-NAME, RECIPE = "checkpoint.safetensors", "recipe.json"
-TAKEN = (RECIPE, "log.jsonl", "lora.safetensors", "unet.safetensors", "best.safetensors")
+NAME, RECIPE, LOG = "checkpoint.safetensors", "recipe.json", "log.jsonl"
+TAKEN = (RECIPE, LOG, *results.NAMES.values(), results.BEST_NAME)
 """What a run writes beside its checkpoint."""
 MAY_DIFFER = {"checkpoint_every", "sample_every", "sample_prompts", "micro_batch"}
 """What may differ when a run goes on: none of it changes what is trained."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hypersd import atomic
-from hypersd.distill.checkpoint import Progress
+from hypersd.distill.checkpoint import LOG, Progress
 
-NAME = "log.jsonl"
+NAME = LOG
 TOLD = "told"
 """Of the last line of a window: what judges who only look on say of it, in words; empty where nothing is amiss."""
 

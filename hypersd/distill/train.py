@@ -42,7 +42,8 @@ PATIENCE = timedelta(days=7)
 def train(recipe: Recipe, out: Path, resume: bool = False, watch: Watcher | None = None) -> Path:
     """Runs the recipe into the folder `out`; returns the file of the LoRA, or network.
 
-    Raises ValueError if `out` holds a run and `resume` is off, or a run of another recipe.
+    Raises ValueError if `out` holds a run and `resume` is off, a run of another recipe or trained by other files, or
+    one that goes on in another process; OSError where nothing can be written.
     """
     resolve.check(recipe)
     with _alone(out):
