@@ -15,7 +15,7 @@ PACKAGE = ROOT / "hypersd"
 
 # From the ground up. A room may use those on lower floors, and not its neighbours on its own.
 FLOORS = (
-    ("atomic", "bundled", "diffusion", "dotted", "images", "sharing", "tensors"),
+    ("atomic", "bundled", "cache", "diffusion", "dotted", "images", "sharing", "tensors"),
     ("recipe", "lora", "judges"),
     ("bases",),
     ("draw",),

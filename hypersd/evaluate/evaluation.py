@@ -18,10 +18,10 @@ import torch
 
 from hypersd import bases, bundled
 from hypersd.bases import Base
+from hypersd.cache import folder as cache_folder
 from hypersd.draw.pipeline import Drawer, Settings, check_steps, teacher_guidance
 from hypersd.evaluate import captions, eyes, real, rows
 from hypersd.evaluate.eyes import Eyes
-from hypersd.evaluate.fetch import cache_folder
 from hypersd.evaluate.report import Report
 from hypersd.evaluate.sets import Studio, weights_digest
 

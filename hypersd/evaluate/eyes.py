@@ -48,9 +48,9 @@ class Eyes:
 
 def load(cache: Path, device: torch.device | str = "cpu", optional: bool = True) -> Eyes:
     """EfficientNet-lite0 and judge B; ResNet50 and LPIPS where `hypersd.evaluate.fetch` has put them."""
-    from hypersd.evaluate import resnet, vgg
+    from hypersd.evaluate import resnet
     from hypersd.judges import emoji
-    from hypersd.judges.networks import imagenet
+    from hypersd.judges.networks import imagenet, vgg
 
     judge = emoji.load_judge("b").to(device)
     second = resnet.load(cache) if optional else None

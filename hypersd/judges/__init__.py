@@ -22,8 +22,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 JUDGES, PERCEPTUALS = "JUDGES", "PERCEPTUALS"
-MASKS, INSTANCE_MASKS = "masks", "instance_masks"
-"""What a perceptual loss may compare with: a picture's alpha, or each thing in it."""
+MASKS, INSTANCE_MASKS, PICTURES = "masks", "instance_masks", "pictures"
+"""What a perceptual loss may compare with: a picture's alpha, each thing in it, or another picture."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class File:
     name: str
     bytes: int | None = None
     sha256: str | None = None
+    on_hub = True
+    """Whether it is fetched when it is asked for."""
 
     @property
     def url(self) -> str:
@@ -43,6 +45,9 @@ class File:
     def remedy(self) -> str:
         """For each file of its repository."""
         return f"fetch it again from https://huggingface.co/{self.repository}"
+
+    def way_into(self, folder: Path) -> str:
+        return f"fetch {self.url} into it"
 
     def fetch(self) -> Path:
         """From huggingface_hub's cache, or from the hub into it. Raises OSError in one line."""
@@ -69,15 +74,20 @@ class About:
     """Whether training may please it. One that may not is kept to judge what was trained."""
     files: tuple[File, ...] = ()
     truth: str = ""
-    """Of a perceptual loss: MASKS or INSTANCE_MASKS."""
+    """Of a perceptual loss: MASKS, INSTANCE_MASKS or PICTURES."""
+
+    def check(self, folder: Path | None) -> None:
+        """Raises FileNotFoundError where a file is missing that nothing fetches: before a training begins."""
+        if folder is not None or not all(file.on_hub for file in self.files):
+            self.find(folder)
 
     def find(self, folder: Path | None) -> list[Path]:
         """Its files, in order: those in `folder`, or the hub's if that is None. Raises FileNotFoundError."""
         if folder is None:
             return [file.fetch() for file in self.files]
         if missing := [file for file in self.files if not (folder / file.name).is_file()]:
-            links = " and ".join(file.url for file in missing)
-            raise FileNotFoundError(f"{folder} has no {missing[0].name}; fetch {links} into it")
+            ways = " and ".join(file.way_into(folder) for file in missing)
+            raise FileNotFoundError(f"{folder} has no {missing[0].name}; {ways}")
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}: leave weights out for those that come with the package")
         return [folder / file.name for file in self.files]

@@ -1,16 +1,19 @@
-"""Two judges of one's own: `bold` may be pleased, `faint`, its opposite, only looks on. And a segmenter, `light`."""
+"""Two judges of one's own: `bold` may be pleased, `faint`, its opposite, only looks on. And two perceptual losses:
+a segmenter, `light`, and one that compares pictures, `twin`.
+"""
 
 from __future__ import annotations
 
 from torch import nn
 from torch.nn import functional as F
 
-from hypersd.judges import MASKS, About, Published
+from hypersd.judges import MASKS, PICTURES, About, Published
 
 JUDGES = {name: About("nothing", "Apache-2.0", may_reward=name == "bold") for name in ("bold", "faint")}
 BOLD, FAINT = (f"{__name__}.{name}" for name in JUDGES)
-PERCEPTUALS = {"light": About("nothing", "Apache-2.0", may_reward=True, truth=MASKS)}
-LIGHT = f"{__name__}.light"
+TRUTHS = {"light": MASKS, "twin": PICTURES}
+PERCEPTUALS = {name: About("nothing", "Apache-2.0", may_reward=True, truth=truth) for name, truth in TRUTHS.items()}
+LIGHT, TWIN = (f"{__name__}.{name}" for name in PERCEPTUALS)
 
 
 class Judge(Published):
@@ -26,5 +29,13 @@ class Light(nn.Module):
         return F.binary_cross_entropy_with_logits(images.mean(1, keepdim=True), truth)
 
 
+class Twin(nn.Module):
+    """Mean square of what two pictures differ by."""
+
+    def forward(self, images, truth):
+        return (images - truth).square().mean()
+
+
 def load(name, weights):
-    return Light() if name == "light" else Judge(name, JUDGES[name])
+    others = {"light": Light, "twin": Twin}
+    return others[name]() if name in others else Judge(name, JUDGES[name])

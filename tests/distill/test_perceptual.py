@@ -210,7 +210,7 @@ def test_data_without_its_truth_is_refused_before_anything_is_written(tmp_path, 
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
-        ({"name": "clip"}, ValueError, "no judge 'clip'; there are emoji-mask, mask2former"),
+        ({"name": "clip"}, ValueError, "no judge 'clip'; there are emoji-mask, lpips, mask2former"),
         ({"name": "mask2former", "weights": "nowhere"}, FileNotFoundError, "nowhere has no model.safetensors; fetch"),
         ({"weight": -1}, ValueError, "give a number of 0 or more"),
     ],

@@ -26,6 +26,7 @@ from hypersd.distill.randomness import generators, shared
 from hypersd.distill.step import PREVIOUS, STUDENT, TARGET, Nets, draw_batch
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Draw
+from tests.distill.bold import TWIN
 
 HEADS, TEACHER = "heads", "teacher"
 SIZE, POINTS, TARGETS = 4, 2, ("to_v", "conv2")
@@ -54,6 +55,7 @@ CASES = {
     "other networks": Case("consistency", others=(TARGET, PREVIOUS), how={"target": TARGET, "previous": PREVIOUS}),
     "regression": Case("regression"),
     "rollout": Case("rollout"),
+    "likeness": Case("likeness", {"name": TWIN}),
     "trajectory": Case("score", {"trajectory": True}, FAKE),
     "pair": Case("adversarial", PAIR, HEADS, (TARGET,), {"target": TARGET}),
     "pool": Case("adversarial", {"of": "jump", "pool": 3, "refreshed": 0.5, "r1": 2.0, "r1_noise": 0.1}, HEADS),
@@ -119,7 +121,7 @@ def network(base, role: str, full: bool) -> tuple[Any, dict[str, nn.Parameter]]:
 
 def batch_of(base, case: Case):
     generator = torch.Generator().manual_seed(1)
-    paths = case.loss in ("rollout", "regression")
+    paths = case.loss in ("rollout", "regression", "likeness")
     shape = (SIZE, *([POINTS + 1] if paths else []), *base.latent_shape())
     draw = Draw(end="visited", visited_share=1.0, pure_noise=1.0, points=POINTS if paths else 40)
     batch = draw_batch(

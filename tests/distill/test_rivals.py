@@ -22,7 +22,7 @@ from hypersd.draw.pipeline import Drawer, Settings
 from hypersd.lora import files, network
 from hypersd.recipe import Recipe
 from tests.diffusion import fixed_point
-from tests.distill.bold import BOLD, FAINT, LIGHT
+from tests.distill.bold import BOLD, FAINT, LIGHT, TWIN
 from tests.distill.runs import curves
 from tests.pictures import write_latents
 from tests.shapes import unchecked
@@ -180,6 +180,13 @@ RUNS = {
         *(1, TEACHER, 0.02),
         [*PATHS, *FAST, "data.one_step_guidance=1", "batch=8", "stages.0.override={}", *iterations(25, 100)],
     ),
+    "drawings-likeness": (
+        *(1, TEACHER, 0.02),
+        [
+            *(*PATHS, *FAST, "batch=8", "stages.0.override={}", *iterations(25, 100)),
+            f"stages.1.override.losses.likeness.name={TWIN}",
+        ],
+    ),
     "drawings-coded": (
         *(2, TEACHER, 0.02),
         [*PATHS, *FAST, "batch=8", "stages.0.override={}", "sampler.step_code=3", *iterations(25, 100)],
@@ -193,6 +200,17 @@ RUNS = {
         [
             *(*PATHS, *FAST, "stages.0.iterations=100"),
             override(0, f"score: {{trajectory: true, {FAKE}}}, rollout: {HELD}", "draw.steps: [1]"),
+        ],
+    ),
+    "emoji-likeness": (
+        *(1, DATA, 0.03),
+        [
+            *(*PATHS, *FAST, "stages.0.iterations=100"),
+            override(
+                0,
+                f"score: {{trajectory: true, {FAKE}}}, likeness: {{name: {TWIN}, weight: [0.25, 0.0]}}",
+                "draw.steps: [1]",
+            ),
         ],
     ),
     "cfg": (

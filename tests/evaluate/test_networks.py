@@ -9,9 +9,9 @@ from torch import nn
 from transformers import ResNetConfig, ResNetModel
 from transformers.models.resnet.modeling_resnet import ResNetConvLayer, ResNetShortCut
 
-from hypersd.evaluate import eyes, fetch, resnet, vgg
+from hypersd.evaluate import eyes, fetch, resnet
 from hypersd.judges import emoji
-from hypersd.judges.networks import imagenet
+from hypersd.judges.networks import imagenet, vgg
 
 
 def test_lpips_of_a_picture_to_itself_is_nothing_and_it_is_symmetric():

@@ -64,10 +64,10 @@ def line(error, file):
 
 def test_the_names():
     assert judges.names() == sorted([*PUBLISHED, "emoji-a", "emoji-a-quality", "emoji-b", "emoji-b-quality"])
-    assert judges.names(judges.PERCEPTUALS) == ["emoji-mask", "mask2former"]
+    assert judges.names(judges.PERCEPTUALS) == ["emoji-mask", "lpips", "mask2former"]
     with pytest.raises(ValueError, match="no judge 'taste'; there are aesthetic, clip, "):
         judges.load("taste")
-    with pytest.raises(ValueError, match="no judge 'clip'; there are emoji-mask, mask2former"):
+    with pytest.raises(ValueError, match="no judge 'clip'; there are emoji-mask, lpips, mask2former"):
         judges.load_perceptual("clip")
 
 

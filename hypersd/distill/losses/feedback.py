@@ -63,8 +63,7 @@ class Loss:
                 f"the judge {sorted(both)[0]!r} cannot look on while it is pleased: take it out of `watch`"
             )
         for name, asked in self.asked.items():
-            if asked.weights is not None:
-                judges.about(name).find(asked.weights)
+            judges.about(name).check(asked.weights)
 
     @property
     def asked(self) -> dict[str, Watch]:

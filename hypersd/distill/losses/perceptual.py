@@ -35,8 +35,9 @@ class Loss:
         about = judges.about(settings.name, judges.PERCEPTUALS)
         if not about.may_reward:
             raise ValueError(f"{settings.name!r} only judges: set losses.perceptual.name to one that may be pleased")
-        if settings.weights is not None:
-            about.find(settings.weights)
+        if about.truth == judges.PICTURES:
+            raise ValueError(f"{settings.name!r} compares pictures, which losses.likeness does: name it there")
+        about.check(settings.weights)
         self.settings, self.needs = settings, (ROUTES, about.truth)
 
     @cached_property

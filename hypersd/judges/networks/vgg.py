@@ -64,9 +64,12 @@ class Lpips(nn.Module):
 def load(cache: Path) -> Lpips | None:
     """The network, or None where its weights were not fetched."""
     path = cache / FILE
-    if not path.is_file():
-        return None
-    net, weights = Lpips(), tensors.read(path, REMEDY)[1]
-    with tensors.readable(path, REMEDY):
+    return read(path, REMEDY) if path.is_file() else None
+
+
+def read(path: Path, remedy: str = REMEDY) -> Lpips:
+    """Frozen, in fp32. Raises FileNotFoundError or OSError, with the remedy."""
+    net, weights = Lpips(), tensors.read(path, remedy)[1]
+    with tensors.readable(path, remedy):
         net.load_state_dict(weights)
     return net.eval().requires_grad_(False)
