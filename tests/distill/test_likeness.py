@@ -83,6 +83,16 @@ def test_a_drawing_that_is_the_teachers_costs_nothing(tiny_base, nets):
     assert lost < 1e-8
 
 
+def test_in_bfloat16_it_is_the_same_but_for_its_rounding(tiny_base, nets):
+    loss = losses.load("likeness", {"name": TWIN})
+    expected = loss.student(batch_of(tiny_base), nets)
+    tiny_base.autocast = torch.bfloat16
+    got = loss.student(batch_of(tiny_base), nets)
+    assert got.dtype == torch.float32
+    assert got != expected
+    torch.testing.assert_close(got, expected, rtol=0.05, atol=0)
+
+
 def test_each_network_is_for_the_loss_that_has_its_truth():
     with pytest.raises(ValueError, match=r"light' compares no two pictures: set losses\.likeness\.name to one"):
         losses.load("likeness", {"name": LIGHT})
