@@ -204,7 +204,8 @@ class Recipe(Strict):
     micro_batch: int | None = Field(None, ge=1)
     """Samples at once on a device; None is all of its share."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    """bf16: autocast around the backbone only; LoRA weights, schedule and losses stay fp32.
+    """bf16: autocast around the backbone, and what `likeness` looks through; LoRA weights, schedule and other losses
+    stay fp32.
     auto: bf16 where the device multiplies it in hardware."""
     gradient_checkpointing: bool = False
     seed: int = Field(0, ge=0)

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from hypersd import bundled, tensors
 from hypersd.cli import app
 from hypersd.cli.errors import FAILURE, MISTAKE
-from hypersd.evaluate import evaluation, resnet, vgg
+from hypersd.evaluate import evaluation, resnet
 from hypersd.judges import emoji
+from hypersd.judges.networks import vgg
 from tests.loras import write_lora
 from tests.test_bad_input import refused
 

@@ -74,7 +74,7 @@ class Base(Protocol):
     schedule: Schedule
     lora_targets: tuple[str, ...]
     autocast: torch.dtype | None
-    """Dtype of autocast around the backbone, and only there; None is off."""
+    """Dtype of autocast around the backbone; None is off."""
     distilled: Distilled | None
     """None for a base as others trained it."""
 

@@ -46,7 +46,7 @@ class SD15:
     schedule: Schedule
     source: str
     autocast: torch.dtype | None = None
-    """Dtype of autocast around the UNet, and only there: LoRA weights stay in float32."""
+    """Dtype of autocast around the UNet: LoRA weights stay in float32."""
     distilled: Distilled | None = None
 
     _empty: Tensor | None = field(default=None, repr=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,17 +60,21 @@ def methods(
     from rich.console import Console
 
     from hypersd.cli.evaluate import Bar
+    from hypersd.distill import resolve
     from hypersd.distill.watch import Bars
     from hypersd.draw.pipeline import check_steps
     from hypersd.evaluate.methods import Run
     from hypersd.evaluate.methods import bench as compare
 
-    for recipe in asked:
+    to_make = [Run(recipe, out, runs) for recipe in asked]
+    for run in to_make:
         for count in counts:
-            check_steps(count, made_for=recipe.sampler.steps)
+            check_steps(count, made_for=run.recipe.sampler.steps)
+        if not run.file.is_file():
+            with warnings.catch_warnings(action="ignore"):  # its training says what is to be said
+                resolve.check(run.recipe)
     evaluate = _measured(pictures, sets, optional)
-    for recipe in asked:
-        run = Run(recipe, out, runs)
+    for run in to_make:
         with Bars(Console(stderr=True)) as bars, Bar() as bar:
             made = compare(run, budget, counts, bars, bar.update, **evaluate)
         typer.echo(f"{run.file}{'' if made else ' was there'}")

@@ -27,9 +27,9 @@ from hypersd.lora.roles import Roles
 from hypersd.recipe import Recipe
 from hypersd.recipe import check as check_settings
 
-ENDS = {"adversarial", "regression", "rollout"}
+ENDS = {"adversarial", "likeness", "regression", "rollout"}
 """Losses that ask where the teacher's path ends."""
-LEADING = {"regression", "rollout", "score"}
+LEADING = {"likeness", "regression", "rollout", "score"}
 """Losses that say where a jump leads whatever the student makes of other timesteps."""
 TOTAL, ANYWHERE = 1000, 0
 """Timesteps, and one that is on no path's grid."""

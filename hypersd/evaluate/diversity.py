@@ -2,7 +2,7 @@
 
 Precision and recall by nearest neighbours (Kynkäänniemi et al. 2019, arXiv 1904.06991): the share of a set
 that lies within the other's manifold, a union of balls that each reach to their centre's k-th neighbour.
-Diversity over seeds is the mean LPIPS between two pictures of one caption (`vgg.py`); noise and wrong
+Diversity over seeds is the mean LPIPS between two pictures of one caption (`judges/networks/vgg.py`); noise and wrong
 pictures raise it as well, so it counts only where captions are still followed.
 """
 

@@ -1,4 +1,4 @@
-"""Fetches the two optional networks of evaluation and keeps them as safetensors in the cache folder.
+"""Fetches two optional networks, of evaluation and of the loss `likeness`, into the cache folder, as safetensors.
 
     python -m hypersd.evaluate.fetch [--cache FOLDER] [lpips] [resnet]
 

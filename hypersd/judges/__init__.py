@@ -82,7 +82,9 @@ class About:
             self.find(folder)
 
     def find(self, folder: Path | None) -> list[Path]:
-        """Its files, in order: those in `folder`, or the hub's if that is None. Raises FileNotFoundError."""
+        """Its files, in order: those in `folder`, or if that is None the hub's, or those that were made in the cache
+        folder. Raises FileNotFoundError.
+        """
         if folder is None:
             return [file.fetch() for file in self.files]
         if missing := [file for file in self.files if not (folder / file.name).is_file()]:
@@ -107,7 +109,9 @@ class Judge(Protocol):
 
 @runtime_checkable
 class Perceptual(Protocol):
-    """Hyper-SD Eq. 14: how far what a network sees in the images is from the ground truth; lower is better."""
+    """How far what a network sees in the images is from the ground truth (Hyper-SD Eq. 14), or from what it sees in
+    another picture; lower is better.
+    """
 
     def __call__(self, images: Float[Tensor, "b 3 h w"], truth: Any) -> Float[Tensor, ""]: ...
 
@@ -133,8 +137,9 @@ def about(name: str, kind: str = JUDGES) -> About:
 def load(name: str, weights: str | Path | None = None) -> Judge:
     """The judge called `name`, frozen, in fp32, on the CPU.
 
-    `weights` is the folder that its files lie in; nothing is then fetched. Without it they come from the package, or
-    from the hub. Raises FileNotFoundError or OSError, in one line, where a file is missing or damaged.
+    `weights` is the folder that its files lie in; nothing is then fetched. Without it they come from the package, from
+    the hub, or from the cache folder. Raises FileNotFoundError or OSError, in one line, where a file is missing or
+    damaged.
     """
     return _load(name, weights, JUDGES)
 

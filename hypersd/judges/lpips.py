@@ -5,6 +5,7 @@ VGG16 has seen ImageNet, and its heads people's choices between two distorted pi
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,24 +29,15 @@ class Converted(File):
 
     on_hub = False
 
-    @property
-    def url(self) -> str:
-        """No link: a package of PyPI."""
-        return self.repository
-
-    @property
-    def remedy(self) -> str:
-        return self.way_into(cache.folder())
-
     def way_into(self, folder: Path) -> str:
-        where = "" if folder == cache.folder() else f"--cache {folder} "
+        where = "" if folder == cache.folder() else f"--cache {shlex.quote(str(folder))} "
         return f"python -m hypersd.evaluate.fetch {where}lpips makes it"
 
     def fetch(self) -> Path:
         """Raises FileNotFoundError where it was not made: nothing is fetched here."""
         path = cache.folder() / self.name
         if not path.is_file():
-            raise FileNotFoundError(f"{cache.folder()} has no {self.name}; {self.remedy}")
+            raise FileNotFoundError(f"{path.parent} has no {self.name}; {self.way_into(path.parent)}")
         return path
 
 
@@ -67,7 +59,7 @@ PERCEPTUALS = {
 }
 
 
-class Lpips(nn.Module):
+class Likeness(nn.Module):
     """The mean distance of pairs of pictures in [0, 1]."""
 
     def __init__(self, net: vgg.Lpips):
@@ -75,8 +67,10 @@ class Lpips(nn.Module):
         self.net = net
 
     def forward(self, images: Float[Tensor, "b 3 h w"], truth: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
-        if min(images.shape[-2:]) < LEAST:
-            raise ValueError(f"LPIPS needs pictures of at least {LEAST} pixels, not {tuple(images.shape[-2:])}")
+        if images.shape != truth.shape:
+            raise ValueError(f"give each picture one of its size, not {tuple(images.shape)} and {tuple(truth.shape)}")
+        if min(size := tuple(images.shape[-2:])) < LEAST:
+            raise ValueError(f"LPIPS needs pictures of at least {LEAST} pixels, not {size}: draw larger ones")
         return self.net(scaled(images.float()), scaled(truth.float())).mean()
 
 
@@ -92,4 +86,5 @@ def scaled(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 y x"]:
 def load(name: str, folder: Path | None = None) -> nn.Module:
     """One of `PERCEPTUALS`. Raises FileNotFoundError or OSError where its file is missing or damaged."""
     about = PERCEPTUALS[name]
-    return Lpips(vgg.read(about.find(folder)[0]))
+    (path,) = about.find(folder)
+    return Likeness(vgg.read(path, f"delete it, and {about.files[0].way_into(path.parent)} again"))

@@ -1,5 +1,5 @@
 """Two judges of one's own: `bold` may be pleased, `faint`, its opposite, only looks on. And two perceptual losses:
-a segmenter, `light`, and one that compares pictures, `twin`.
+a segmenter, `light`, and one that compares pictures, `twin`; `mirror` only judges.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from hypersd.judges import MASKS, PICTURES, About, Published
 
 JUDGES = {name: About("nothing", "Apache-2.0", may_reward=name == "bold") for name in ("bold", "faint")}
 BOLD, FAINT = (f"{__name__}.{name}" for name in JUDGES)
-TRUTHS = {"light": MASKS, "twin": PICTURES}
-PERCEPTUALS = {name: About("nothing", "Apache-2.0", may_reward=True, truth=truth) for name, truth in TRUTHS.items()}
-LIGHT, TWIN = (f"{__name__}.{name}" for name in PERCEPTUALS)
+TRUTHS = {"light": MASKS, "twin": PICTURES, "mirror": PICTURES}
+PERCEPTUALS = {
+    name: About("nothing", "Apache-2.0", may_reward=name != "mirror", truth=truth) for name, truth in TRUTHS.items()
+}
+LIGHT, TWIN, MIRROR = (f"{__name__}.{name}" for name in PERCEPTUALS)
 
 
 class Judge(Published):

@@ -8,18 +8,20 @@ from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hypersd import cache, recipe
 from hypersd.diffusion.segments import Segments
 from hypersd.distill import losses, resolve
 from hypersd.distill.randomness import generators
 from hypersd.distill.step import STUDENT, Nets, draw_batch
+from hypersd.judges.networks import vgg
 from hypersd.lora.roles import Roles
 from hypersd.recipe import Draw
-from tests.distill.bold import LIGHT, TWIN
+from tests.distill.bold import LIGHT, MIRROR, TWIN
 
 STAGES = {"stages": [{"segments": 1, "iterations": 1}]}
-PATHS = {"data": {"kind": "paths"}, "draw": {"end": "visited", "visited_share": 1.0, "points": 8}}
+PATHS = {"data": {"kind": "paths"}, "draw": {"end": "visited", "visited_share": 1.0, "points": 8, "samplers": ["ddim"]}}
 
 
 def batch_of(base):
@@ -98,6 +100,38 @@ def test_each_network_is_for_the_loss_that_has_its_truth():
         losses.load("likeness", {"name": LIGHT})
     with pytest.raises(ValueError, match=r"twin' compares pictures, which losses\.likeness does"):
         losses.load("perceptual", {"name": TWIN})
+
+
+def test_one_that_only_judges():
+    with pytest.raises(ValueError, match=r"mirror' only judges: set losses\.likeness\.name to one that may be pleased"):
+        losses.load("likeness", {"name": MIRROR})
+
+
+def test_lpips_itself_from_the_cache_folder(tiny_base, nets, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    torch.manual_seed(0)
+    net = vgg.Lpips()
+    for head in net.heads:
+        head.data.uniform_()
+    cache.folder().mkdir()
+    save_file(net.state_dict(), cache.folder() / vgg.FILE)
+    batch = batch_of(tiny_base)
+    got = losses.load("likeness", {}).student(batch, nets)
+    finals = torch.cat([drawn(tiny_base, nets, batch, sample) for sample in range(4)])
+    with torch.no_grad():
+        expected = net(tiny_base.to_images(finals), tiny_base.to_images(batch.path[:, 0])).mean()
+    torch.testing.assert_close(got, expected)
+    assert all(
+        gradient.abs().sum() > 0 for gradient in torch.autograd.grad(got, list(nets.roles.parameters(STUDENT).values()))
+    )
+
+
+def test_it_is_told_what_rollouts_are_told(recwarn):
+    """That a single step is taught a milder end, and where a shared first jump should lead."""
+    made = {"name": "mine", **STAGES, **PATHS, "losses": {"likeness": {"name": TWIN}, "consistency": {}}}
+    made["draw"] = {**PATHS["draw"], "steps": [1, 2, 4]}
+    resolve.check(recipe.parse({**made, "data": {"kind": "paths", "one_step_guidance": 3.0}}))
+    assert [str(each.message) for each in recwarn] == []
 
 
 def test_weights_that_were_not_fetched_are_told_before_anything_is_written(monkeypatch, tmp_path):

@@ -129,6 +129,17 @@ def test_what_draws_in_none_of_the_steps_is_told_before_it_is_trained(tmp_path, 
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_recipe_that_cannot_be_trained_is_told_before_another_is(tmp_path):
+    """Its loss follows paths, and the data has none."""
+    sound = {key: value for key, value in TOY.items() if key != "name"}
+    (tmp_path / "sound.yaml").write_text(yaml.safe_dump({"name": "sound", **sound}))
+    (tmp_path / "broken.yaml").write_text(yaml.safe_dump({"name": "broken", **sound, "losses": {"regression": {}}}))
+    where = ["--recipes", str(tmp_path), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    told = CliRunner().invoke(app, ["bench", "methods", "--methods", "sound,broken", *where])
+    assert "follows the teacher's paths: set data={kind: paths}" in " ".join(told.output.split()) + str(told.exception)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_whole_network_is_drawn_with_by_its_folder(tmp_path):
     made = recipe.parse({**TOY, "student": "full", "sampler": {"steps": [1]}})
     run = Run(made, tmp_path, tmp_path)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from hypersd import judges
 from hypersd.judges.networks import vgg
+from tests.shapes import unchecked
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,24 @@ def test_pictures_that_vgg_cannot_halve_four_times(folder):
 
 def test_a_file_that_is_damaged(folder, tmp_path):
     (tmp_path / vgg.FILE).write_bytes((folder / vgg.FILE).read_bytes()[:1000])
-    with pytest.raises(OSError, match="fetch it again with python -m hypersd"):
+    with pytest.raises(OSError, match=f"delete it, and python -m .* --cache {tmp_path} lpips makes it again"):
         judges.load_perceptual("lpips", tmp_path)
+
+
+def test_each_picture_needs_one_of_its_own(folder):
+    a, b = pictures(16, 16)
+    with unchecked(), pytest.raises(ValueError, match="give each picture one of its size, not"):
+        judges.load_perceptual("lpips", folder)(a, b[:1])
+
+
+def test_a_folder_with_a_space_in_a_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"--cache '/.*/a b' lpips makes it"):
+        judges.load_perceptual("lpips", tmp_path / "a b")
+
+
+def test_what_the_hub_has_is_not_fetched_to_be_checked(monkeypatch):
+    monkeypatch.setattr(judges.File, "fetch", lambda file: pytest.fail(f"fetched {file.name}"))
+    judges.about("pickscore").check(None)
 
 
 def test_missing(tmp_path):

@@ -4,7 +4,8 @@
 
 The paired regression of DMD (Yin et al. 2024, arXiv 2311.18828, §3.3), there of a single step; here of drawings in any
 number of them. A distance of latents asks every element alike for what few steps cannot know, and gets the mean; one
-of pictures asks first for what an eye would miss. Gradients flow through the decoder and the whole drawing.
+of pictures asks first for what an eye would miss. Gradients flow through the decoder and the whole drawing. Where the
+backbone is in bfloat16, so are decoder and network, which cost more than it does.
 
 Needs `data: {kind: paths}`, and `draw.visited_share: 1`, which says the N and the sampler of every sample.
 """
@@ -39,6 +40,8 @@ class Loss:
 
     def __init__(self, settings: Settings) -> None:
         about = judges.about(settings.name, judges.PERCEPTUALS)
+        if not about.may_reward:
+            raise ValueError(f"{settings.name!r} only judges: set losses.likeness.name to one that may be pleased")
         if about.truth != judges.PICTURES:
             raise ValueError(f"{settings.name!r} compares no two pictures: set losses.likeness.name to one that does")
         about.check(settings.weights)

@@ -1,7 +1,7 @@
 """LPIPS on VGG16 (Zhang et al. 2018, arXiv 1801.03924): how far apart two pictures look.
 
 Weights: Simonyan & Zisserman's VGG16 with LPIPS v0.1's heads, from the package
-that `fetch.py` names; optional.
+that `hypersd/evaluate/fetch.py` names; optional.
 """
 
 from __future__ import annotations
