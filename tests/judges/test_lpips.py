@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from hypersd import judges
+from hypersd.judges import lpips
 from hypersd.judges.networks import vgg
 from tests.shapes import unchecked
 
@@ -38,10 +39,12 @@ def test_it_is_the_mean_of_its_networks_distances(folder):
     assert a.grad.abs().max() > 0
 
 
-def test_larger_pictures_are_scaled_down_as_they_are(folder):
-    a, b = pictures(320, 384)
+def test_larger_pictures_are_scaled_down_as_they_are(folder, monkeypatch):
+    assert lpips.MOST == 256
+    monkeypatch.setattr(lpips, "MOST", 32)
+    a, b = pictures(40, 48)
     loss, net = judges.load_perceptual("lpips", folder), vgg.load(folder)
-    small = (F.interpolate(x, (256, 307), mode="bilinear", antialias=True) for x in (a, b))
+    small = (F.interpolate(x, (32, 38), mode="bilinear", antialias=True) for x in (a, b))
     with torch.no_grad():
         torch.testing.assert_close(loss(a, b), net(*small).mean())
 
