@@ -10,14 +10,24 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hypersd import dotted, recipe
+from hypersd import cache, dotted, recipe
 from hypersd.distill import resolve
+from hypersd.judges.networks import vgg
 from tests.pictures import write_latents
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 LEAST = {"name": "least", "stages": [{"segments": 8, "iterations": 10}]}
 
 
+@pytest.fixture
+def fetched(monkeypatch, tmp_path):
+    """As if LPIPS' network had been: whether it is there is asked, and nothing of it is read."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache.folder().mkdir()
+    (cache.folder() / vgg.FILE).touch()
+
+
+@pytest.mark.usefixtures("fetched")
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_in_the_repository_is_valid(path, tmp_path):
     made = recipe.load(path)
