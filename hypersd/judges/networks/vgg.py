@@ -67,7 +67,7 @@ def load(cache: Path) -> Lpips | None:
     return read(path, REMEDY) if path.is_file() else None
 
 
-def read(path: Path, remedy: str = REMEDY) -> Lpips:
+def read(path: Path, remedy: str) -> Lpips:
     """Frozen, in fp32. Raises FileNotFoundError or OSError, with the remedy."""
     net, weights = Lpips(), tensors.read(path, remedy)[1]
     with tensors.readable(path, remedy):
