@@ -27,13 +27,17 @@ def merge(
     ] = None,
     rank: Annotated[int | None, typer.Option(help="A lower rank, by SVD. (default: exact, of the ranks' sum)")] = None,
     dtype: Annotated[str | None, typer.Option(help="fp16 or fp32. (default: that of the files)")] = None,
+    one_step: Annotated[
+        int | None, typer.Option(help="The timestep that a single step begins at, such as 710. (default: as it was)")
+    ] = None,
+    hint: Annotated[str | None, typer.Option(help="How to use it, in words. (default: as it was)")] = None,
 ) -> None:
     """Merge LoRAs into one: their sum. Sampler settings are those of the first that has any."""
     check_out(out, ".safetensors")
     if len(loras) < 2:
         raise ValueError("there is nothing to merge: name two LoRAs or more")
     paths = [find_lora(name, "emoji") or Path(name) for name in loras]
-    factors = _strengths(strengths, len(paths))
+    factors, said = _strengths(strengths, len(paths)), _said(one_step, hint)
     if out.resolve() in [path.resolve() for path in paths]:
         raise ValueError(f"--out: {out} is one of the files to merge; give another name")
 
@@ -48,7 +52,7 @@ def merge(
     weights, kept = _truncated(total, rank)
     parts = [_part(*each) for each in zip(paths, read, factors, strict=True)]
     record = {"loras": parts, "rank": algebra.rank_of(weights), "kept": kept}
-    _write(out, weights, read, kind, record)
+    _write(out, weights, read, said, kind, record)
     how = "exact" if weights is total else f"{100 * kept:.2f} % of the norm kept"
     typer.echo(f"{out}  rank {record['rank']}, {how}")
 
@@ -59,6 +63,15 @@ def _strengths(text: str | None, count: int) -> list[float]:
     if len(found) != count:
         raise ValueError(f"--strengths wants a number for each of the {count} LoRAs, in their order; not {text!r}")
     return found
+
+
+def _said(one_step: int | None, hint: str | None) -> dict[str, Any]:
+    """Sampler settings that the result has of its own."""
+    from hypersd.diffusion.grids import begun, check_one_step
+
+    check_one_step(one_step)
+    begun([0], one_step)
+    return {key: value for key, value in {"one_step": one_step, "hint": hint}.items() if value is not None}
 
 
 def _dtype(asked: str | None, read: list[LoraFile]) -> torch.dtype:
@@ -100,12 +113,17 @@ def _part(path: Path, file: LoraFile, strength: float) -> dict[str, Any]:
 
 
 def _write(
-    out: Path, weights: dict[str, Tensor], read: list[LoraFile], dtype: torch.dtype, record: dict[str, Any]
+    out: Path,
+    weights: dict[str, Tensor],
+    read: list[LoraFile],
+    said: dict[str, Any],
+    dtype: torch.dtype,
+    record: dict[str, Any],
 ) -> None:
-    """Of the base, the recipe and the sampler, what the first LoRA that knows it says."""
+    """Of the base, the recipe and the sampler, what the first LoRA that knows it says, and what is `said` instead."""
     from hypersd.lora import files
 
     base = {key: value for file in reversed(read) for key, value in file.base.items()}
     usage = next((file for file in read if file.sampler and not file.on_top_of), read[0])
     shape = (record["rank"], record["rank"], tuple(sorted(files.layers(weights))))
-    files.write(out, weights, shape, base, usage.recipe, usage.sampler, dtype, record)
+    files.write(out, weights, shape, base, usage.recipe, {**usage.sampler, **said}, dtype, record)

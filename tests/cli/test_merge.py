@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from hypersd.bundled import LORA
 from hypersd.cli import app
+from hypersd.draw.pipeline import settings_for
 from hypersd.lora import algebra, files
 from tests.cli.test_cli import here, run
 from tests.conftest import make_unet
@@ -90,6 +91,21 @@ def test_how_to_use_it_is_what_the_first_that_knows_says(pair: tuple[Path, Path]
     run("merge", second, first, "--out", "m.safetensors")
     merged, said = files.read(Path("m.safetensors")), files.read(first)
     assert (merged.base, merged.recipe, merged.sampler) == (said.base, said.recipe, said.sampler)
+
+
+def test_where_a_single_step_begins_may_be_said(pair: tuple[Path, Path]) -> None:
+    run("merge", *pair, "--one-step", "710", "--hint", "1 step from 710", "--out", "m.safetensors")
+    merged, said = files.read(Path("m.safetensors")), files.read(pair[0])
+    assert merged.sampler == {**said.sampler, "one_step": 710, "hint": "1 step from 710"}
+    assert settings_for(merged, 1).sampler_settings["one_step"] == 710
+
+
+@pytest.mark.parametrize("t", ["1000", "-1"])
+def test_a_single_step_begins_at_a_timestep(pair: tuple[Path, Path], t: str) -> None:
+    result = CliRunner().invoke(app, ["merge", *map(str, pair), "--one-step", t, "--out", "m.safetensors"])
+    assert result.exit_code == 2
+    assert "one_step must be a timestep" in result.stderr
+    assert not Path("m.safetensors").exists()
 
 
 def test_a_merge_of_a_merge_says_both(pair: tuple[Path, Path]) -> None:

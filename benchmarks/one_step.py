@@ -1,0 +1,55 @@
+"""Where a single step of the bundled LoRA, or another, had best begin.
+
+    python -m benchmarks.one_step [LORA] [--at 690,700,705,710,715,720] [--out benchmarks/results/one_step.json]
+
+500 pictures of the half `develop`, drawn in one step of DDIM from each timestep: what `hypersd evaluate` measures.
+`hypersd merge --one-step` writes the answer into a LoRA's header.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from hypersd import bundled
+from hypersd.atomic import write_json
+from hypersd.evaluate import captions, measures, protocol, real, rows
+from hypersd.evaluate.evaluation import open_studio
+from hypersd.evaluate.fetch import cache_folder
+from hypersd.lora import files
+
+ROOT = Path(__file__).parents[1]
+SPLIT, PICTURES, GUIDANCE = "develop", 500, 5.0
+SHOWN = ("alignment", "recall_at_1", "quality", "fd_teacher", "fd_real", "saturation")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("lora", type=Path, nargs="?", default=bundled.LORA)
+    parser.add_argument("--at", default="690,700,705,710,715,720", help="timesteps")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "one_step.json")
+    asked = parser.parse_args()
+    texts = captions.load(SPLIT)
+    own, pictured = captions.paired(len(texts), PICTURES), real.load(texts)
+    studio = open_studio("emoji", asked.lora, 1.0, "fp32", cache_folder(), None, False)
+    job = rows.Job(studio, SPLIT, texts, own, 1, (1,), GUIDANCE, 0, rows.Meter(lambda label, share: None, 1))
+    reference, again = (job.draw(protocol.teacher(GUIDANCE), number) for number in (protocol.REFERENCE, 1))
+    ruler = measures.ruler(reference, pictured, captions.retrieval(texts), own, studio.eyes)
+    made = files.read(asked.lora)
+    plan = next(plan for plan in protocol.students([1], made) if plan.settings.sampler == "ddim")
+    drawn = {"teacher": again}
+    for t in asked.at.split(","):
+        how = replace(plan.settings, sampler_settings={"one_step": int(t)})
+        drawn[f"one step from {t}"] = job.draw(replace(plan, settings=how), 1)
+    measured = {name: ruler.measure(pictures) for name, pictures in drawn.items()}
+    found = {name: {key: round(values[key], 3) for key in SHOWN} for name, values in measured.items()}
+    for name, values in found.items():
+        print(name, values)
+    digest = hashlib.sha256(asked.lora.read_bytes()).hexdigest()
+    write_json(asked.out, {"lora": asked.lora.stem, "sha256": digest[:12], "rows": found})
+
+
+if __name__ == "__main__":
+    main()
