@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
     from hypersd.lora.files import LoraFile
 
+TIMESTEPS = 1000
+"""Of every base that there is."""
+
 
 def merge(
-    loras: Annotated[list[str], typer.Argument(help=".safetensors files for one base, two or more, or bundled.")],
+    loras: Annotated[list[str], typer.Argument(help=".safetensors files for one base, or bundled.")],
     out: Annotated[Path, typer.Option(help="A .safetensors file.")],
     strengths: Annotated[
         str | None, typer.Option(help="One number a LoRA, with commas between; 1 is as trained. (default: all 1)")
@@ -32,12 +35,15 @@ def merge(
     ] = None,
     hint: Annotated[str | None, typer.Option(help="How to use it, in words. (default: as it was)")] = None,
 ) -> None:
-    """Merge LoRAs into one: their sum. Sampler settings are those of the first that has any."""
+    """Merge LoRAs into one: their sum.
+
+    Sampler settings are those of the first that has any, but for --one-step and --hint, with which one LoRA is enough.
+    """
     check_out(out, ".safetensors")
-    if len(loras) < 2:
-        raise ValueError("there is nothing to merge: name two LoRAs or more")
     paths = [find_lora(name, "emoji") or Path(name) for name in loras]
     factors, said = _strengths(strengths, len(paths)), _said(one_step, hint)
+    if len(loras) < 2 and not said:
+        raise ValueError("there is nothing to merge: name two LoRAs or more, or say --one-step or --hint")
     if out.resolve() in [path.resolve() for path in paths]:
         raise ValueError(f"--out: {out} is one of the files to merge; give another name")
 
@@ -67,10 +73,8 @@ def _strengths(text: str | None, count: int) -> list[float]:
 
 def _said(one_step: int | None, hint: str | None) -> dict[str, Any]:
     """Sampler settings that the result has of its own."""
-    from hypersd.diffusion.grids import begun, check_one_step
-
-    check_one_step(one_step)
-    begun([0], one_step)
+    if one_step is not None and not 0 <= one_step < TIMESTEPS:
+        raise ValueError(f"--one-step wants a timestep from 0 to {TIMESTEPS - 1}, not {one_step}")
     return {key: value for key, value in {"one_step": one_step, "hint": hint}.items() if value is not None}
 
 
@@ -125,5 +129,7 @@ def _write(
 
     base = {key: value for file in reversed(read) for key, value in file.base.items()}
     usage = next((file for file in read if file.sampler and not file.on_top_of), read[0])
+    if "one_step" in said and "hint" not in said and (hint := usage.sampler.get("hint")):
+        warnings.warn(f"what other programs show is still {hint!r}: --hint changes it", stacklevel=3)
     shape = (record["rank"], record["rank"], tuple(sorted(files.layers(weights))))
     files.write(out, weights, shape, base, usage.recipe, {**usage.sampler, **said}, dtype, record)

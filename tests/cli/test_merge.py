@@ -100,11 +100,20 @@ def test_where_a_single_step_begins_may_be_said(pair: tuple[Path, Path]) -> None
     assert settings_for(merged, 1).sampler_settings["one_step"] == 710
 
 
+def test_one_lora_may_be_told_another_beginning(pair: tuple[Path, Path]) -> None:
+    run("merge", pair[0], "--hint", "1 step from 700", "--out", "m.safetensors")
+    result = CliRunner().invoke(app, "merge m.safetensors --one-step 710 --out n.safetensors".split())
+    assert "still '1 step from 700': --hint changes it" in " ".join(result.stderr.split())
+    told, said = files.read(Path("n.safetensors")), files.read(pair[0])
+    assert told.sampler == {**said.sampler, "hint": "1 step from 700", "one_step": 710}
+    assert all(torch.equal(told.weights[name], said.weights[name]) for name in said.weights)
+
+
 @pytest.mark.parametrize("t", ["1000", "-1"])
 def test_a_single_step_begins_at_a_timestep(pair: tuple[Path, Path], t: str) -> None:
     result = CliRunner().invoke(app, ["merge", *map(str, pair), "--one-step", t, "--out", "m.safetensors"])
     assert result.exit_code == 2
-    assert "one_step must be a timestep" in result.stderr
+    assert "--one-step wants a timestep from 0 to 999" in result.stderr
     assert not Path("m.safetensors").exists()
 
 
