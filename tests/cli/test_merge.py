@@ -102,7 +102,7 @@ def test_where_a_single_step_begins_may_be_said(pair: tuple[Path, Path]) -> None
 
 def test_one_lora_may_be_told_another_beginning(pair: tuple[Path, Path]) -> None:
     run("merge", pair[0], "--hint", "1 step from 700", "--out", "m.safetensors")
-    result = CliRunner().invoke(app, "merge m.safetensors --one-step 710 --out n.safetensors".split())
+    result = CliRunner().invoke(app, ["merge", "m.safetensors", "--one-step", "710", "--out", "n.safetensors"])
     assert "still '1 step from 700': --hint changes it" in " ".join(result.stderr.split())
     told, said = files.read(Path("n.safetensors")), files.read(pair[0])
     assert told.sampler == {**said.sampler, "hint": "1 step from 700", "one_step": 710}
