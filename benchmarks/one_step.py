@@ -2,7 +2,7 @@
 
     python -m benchmarks.one_step [LORA] [--at 690,700,705,710,715,720] [--out benchmarks/results/one_step.json]
 
-500 pictures of the half `develop`, drawn in one step of DDIM from each timestep: what `hypersd evaluate` measures.
+500 pictures of the half `develop`, drawn in one step from each timestep, by every sampler alike: what `hypersd evaluate` measures.
 `hypersd merge --one-step` writes the answer into a LoRA's header.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hypersd import bundled
 from hypersd.atomic import write_json
+from hypersd.cli.options import numbers
 from hypersd.evaluate import captions, measures, protocol, real, rows
 from hypersd.evaluate.evaluation import open_studio
 from hypersd.evaluate.fetch import cache_folder
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--at", default="690,700,705,710,715,720", help="timesteps")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "one_step.json")
     asked = parser.parse_args()
+    begins = numbers(asked.at, "--at")
     texts = captions.load(SPLIT)
     own, pictured = captions.paired(len(texts), PICTURES), real.load(texts)
     studio = open_studio("emoji", asked.lora, 1.0, "fp32", cache_folder(), None, False)
@@ -38,10 +40,10 @@ def main() -> None:
     reference, again = (job.draw(protocol.teacher(GUIDANCE), number) for number in (protocol.REFERENCE, 1))
     ruler = measures.ruler(reference, pictured, captions.retrieval(texts), own, studio.eyes)
     made = files.read(asked.lora)
-    plan = next(plan for plan in protocol.students([1], made) if plan.settings.sampler == "ddim")
+    plan = protocol.students([1], made)[0]
     drawn = {"teacher": again}
-    for t in asked.at.split(","):
-        how = replace(plan.settings, sampler_settings={"one_step": int(t)})
+    for t in begins:
+        how = replace(plan.settings, sampler_settings={"one_step": t})
         drawn[f"one step from {t}"] = job.draw(replace(plan, settings=how), 1)
     measured = {name: ruler.measure(pictures) for name, pictures in drawn.items()}
     found = {name: {key: round(values[key], 3) for key in SHOWN} for name, values in measured.items()}
