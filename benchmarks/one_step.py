@@ -2,8 +2,8 @@
 
     python -m benchmarks.one_step [LORA] [--at 690,700,705,710,715,720] [--out benchmarks/results/one_step.json]
 
-500 pictures of the half `develop`, drawn in one step from each timestep, by every sampler alike: what `hypersd evaluate` measures.
-`hypersd merge --one-step` writes the answer into a LoRA's header.
+500 pictures of the half `develop`, drawn in one step from each timestep, which all samplers do alike:
+what `hypersd evaluate` measures. `hypersd merge --one-step` writes the answer into a LoRA's header.
 """
 
 from __future__ import annotations
