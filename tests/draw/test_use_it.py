@@ -89,5 +89,6 @@ def test_a_stock_pipeline_with_a_lower_scheduler_draws_a_step_code(here):
         assert away(pipe("a fox", timesteps=told, **how).images, ours) < 1e-5
         pipe.scheduler = TCDScheduler.from_config(found["usual"].config)
         assert away(pipe("a fox", timesteps=trailing(steps), **how).images, uncoded) < 1e-5
-        assert away(uncoded, ours) > 1e-3
-        assert away(pipe("a fox", timesteps=told, **how).images, ours) > 0.1 * away(uncoded, ours)
+        assert away(uncoded, ours) > 1e-2
+        followed = away(pipe("a fox", timesteps=told, **how).images, ours)
+        assert followed > {4: 0.5, 2: 0.1}[steps] * away(uncoded, ours)
