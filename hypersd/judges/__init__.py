@@ -108,6 +108,15 @@ class Judge(Protocol):
 
 
 @runtime_checkable
+class Cosine(Protocol):
+    """A judge that compares what it has seen in a picture with any number of prompts, each looked at once."""
+
+    def embed_images(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]: ...
+
+    def compare(self, seen: Float[Tensor, "b d"], prompts: Sequence[str]) -> Float[Tensor, " b"]: ...
+
+
+@runtime_checkable
 class Perceptual(Protocol):
     """How far what a network sees in the images is from the ground truth (Hyper-SD Eq. 14), or from what it sees in
     another picture; lower is better.

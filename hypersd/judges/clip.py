@@ -101,9 +101,12 @@ class Judge(Published):
         length = min(LENGTH, self.net.config.text_config.max_position_embeddings)
         return clip.embed_texts(self.net, bpe.encode(self.words, prompts, length).to(self.net.device))
 
+    def compare(self, seen: Float[Tensor, "b d"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
+        return self.scale * (seen * self.embed_texts(prompts)).sum(-1)
+
     def forward(self, images: Float[Tensor, "b 3 h w"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         pairs(images, prompts)
-        return self.scale * (self.embed_images(images) * self.embed_texts(prompts)).sum(-1)
+        return self.compare(self.embed_images(images), prompts)
 
 
 def load(name: str, folder: Path | None = None) -> Judge:

@@ -159,8 +159,11 @@ class Judge(nn.Module):
     def embed_texts(self, prompts: list[str]) -> Float[Tensor, "b d"]:
         return F.normalize(self.text(tokenize(prompts).to(self.log_scale.device)), dim=-1)
 
+    def compare(self, seen: Float[Tensor, "b d"], prompts: list[str]) -> Float[Tensor, " b"]:
+        return (seen * self.embed_texts(prompts)).sum(-1)
+
     def forward(self, images: Float[Tensor, "b 3 h w"], prompts: list[str]) -> Float[Tensor, " b"]:
-        return (self.embed_images(images) * self.embed_texts(prompts)).sum(-1)
+        return self.compare(self.embed_images(images), prompts)
 
     def quality(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         """A logit: positive for a clean drawing, negative for a degraded one."""

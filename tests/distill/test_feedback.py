@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 import shutil
 import warnings
@@ -73,6 +74,18 @@ def test_the_gradient_is_the_last_jumps_alone(tiny_base, checkpointing):
     for mine, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-6)
     assert nets.scores[BOLD] == -nets.scores[FAINT]
+
+
+def test_a_judge_may_be_asked_for_the_prompt_against_others(tiny_base):
+    """One that never looks at the prompt is sure of it by half beside one other, and cannot be pleased."""
+    roles, asked = student(tiny_base), {"target": 0.0, "against": [["cat", "dog"]], "temperature": 0.1}
+    nets, batch = Nets(tiny_base, roles), batch_of(tiny_base)
+    loss = losses.load("feedback", {"judges": {BOLD: asked}, "watch": {FAINT: {"against": [["a", "the", "some"]]}}})
+    lost = loss.student(batch, nets)
+    lost.backward()
+    assert lost.item() == pytest.approx(math.log(2), rel=1e-5)
+    assert nets.scores[FAINT] / 12 == pytest.approx(-math.log(3), rel=1e-5)
+    assert all(parameter.grad.abs().max() < 1e-6 for parameter in roles.parameters(STUDENT).values())
 
 
 def test_the_last_jump_ends_where_a_rollout_does(tiny_base):
@@ -281,6 +294,10 @@ def test_what_is_trained_on_a_lora_becomes_one_with_it(tiny_folder, tmp_path, al
         ({"judges": {}}, "losses.feedback.judges"),
         ({"judges": {"nobody": {"target": 1.0}}}, "no judge 'nobody'; there are"),
         ({"judges": {BOLD: {}}}, "lacks 'losses.feedback.judges.*target'"),
+        ({"judges": {BOLD: {"target": 0, "against": [["cat"]]}}}, "must be two words or more, no two alike"),
+        ({"judges": {BOLD: {"target": 0, "against": [["cat", "dog", "cat"]]}}}, "'cat'.*no two alike"),
+        ({"judges": {BOLD: {"target": 0, "against": [["cat", ""]]}}}, "must be two words or more"),
+        ({"judges": {BOLD: {"target": 0, "temperature": 0}}}, "temperature"),
     ],
 )
 def test_who_may_be_pleased(wrong, remedy):

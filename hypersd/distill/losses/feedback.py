@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,12 +25,27 @@ from hypersd import judges
 from hypersd.distill.guard import Watched
 from hypersd.distill.rollout import last_jump
 from hypersd.distill.step import ROUTES, Batch, Nets
+from hypersd.judges.against import Against
 from hypersd.recipe import Strict, Weight
 
 
 class Watch(Strict):
     weights: Path | None = None
     """The folder with the judge's files; None for one that comes with the package, or from the hub."""
+    against: list[list[str]] = Field(default_factory=list)
+    """Groups of words of which one may stand for another: the score is then how sure the judge is of the prompt's own
+    (`judges/against.py`).
+    """
+    temperature: float = Field(1.0, gt=0)
+    """What a judge's score is divided by there: its cosines' when it was trained."""
+
+    @field_validator("against")
+    @classmethod
+    def _words(cls, groups: list[list[str]]) -> list[list[str]]:
+        for group in groups:
+            if len(set(group)) < max(2, len(group)) or not all(group):
+                raise ValueError(f"{group} must be two words or more, no two alike")
+        return groups
 
 
 class Reward(Watch):
@@ -72,7 +87,12 @@ class Loss:
     @cached_property
     def judges(self) -> dict[str, Any]:
         """Loaded when first asked, not while a recipe is only being checked."""
-        return {name: judges.load(name, asked.weights) for name, asked in self.asked.items()}
+        return {name: self.load(name, asked) for name, asked in self.asked.items()}
+
+    @staticmethod
+    def load(name: str, asked: Watch) -> Any:
+        judge = judges.load(name, asked.weights)
+        return Against(judge, asked.against, asked.temperature) if asked.against else judge
 
     def student(self, batch: Batch, nets: Nets) -> Float[Tensor, ""]:
         pictures = nets.base.to_images(last_jump(batch, nets))
