@@ -50,7 +50,7 @@ def main() -> None:
     for name, values in found.items():
         print(name, values)
     digest = hashlib.sha256(asked.lora.read_bytes()).hexdigest()
-    write_json(asked.out, {"lora": asked.lora.stem, "sha256": digest[:12], "rows": found})
+    write_json(asked.out, {"lora": asked.lora.stem, "sha256": digest[:12], "rows": found}, indent=None)
 
 
 if __name__ == "__main__":

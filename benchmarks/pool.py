@@ -78,7 +78,7 @@ def main() -> None:
             errors = {kind: round(missed(drawer, texts, path, steps), 4) for kind, path in of.items()}
             rows.append({"lora": file.stem, "sha256": digest[:12], "steps": steps, **errors})
             print(rows[-1], flush=True)
-    write_json(asked.out, {"paths": len(texts), "rows": rows, "torch": torch.__version__})
+    write_json(asked.out, {"paths": len(texts), "rows": rows, "torch": torch.__version__}, indent=None)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def main() -> None:
                 scores = {f"judge {x}": round(float(j.quality(changed).mean()), 2) for x, j in (("A", a), ("B", b))}
                 rows.append({"pictures": name, "change": change, **scores})
                 print(rows[-1], flush=True)
-    write_json(asked.out, {"each": asked.pictures, "rows": rows, "torch": torch.__version__})
+    write_json(asked.out, {"each": asked.pictures, "rows": rows, "torch": torch.__version__}, indent=None)
 
 
 if __name__ == "__main__":

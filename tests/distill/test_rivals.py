@@ -235,6 +235,13 @@ RUNS = {
             *iterations(150),
         ],
     ),
+    "emoji-details": (
+        *(1, pleased(target=0.3, weight=4.0), 0.02),
+        [
+            *(*PATHS, "batch=16", "draw.steps=[1]", f"optimiser={TWO}", *iterations(150)),
+            f"losses={{rollout: {{}}, likeness: {{name: {TWIN}, weight: [0.25, 0.0]}}, {LIKED}}}",
+        ],
+    ),
     "regression": (
         *(1, TEACHER, 0.02),
         [*PATHS, *FAST, "draw.steps=[1]", "stages=[{segments: 1, iterations: 100}]", "losses={regression: {}}"],
