@@ -26,7 +26,7 @@ OURS = ("hyper", "hyper-feedback", "emoji", "drawings", "drawings-likeness")
 FED = ("tscd", "hyper")
 """Methods that were run with human feedback too."""
 STEPS = (1, 2, 4, 8)
-MEASURES = ("alignment", "quality", "fd_teacher", "fd_real")
+MEASURES = ("alignment", "recall_at_1", "quality", "fd_teacher", "fd_real", "path")
 """By which ours are held against the strongest rival, each by itself."""
 
 
@@ -71,7 +71,7 @@ def against_rivals(methods: Methods) -> list[Claim]:
     for ours in OURS:
         for n in STEPS:
             for measure in MEASURES:
-                claim = Claim(f"{ours} is ahead of the strongest rival", ours, "", n, measure)
+                claim = Claim("ahead of the strongest rival", ours, "", n, measure)
                 rivals = [name for name in rivals_of(methods) if _has(methods, name, n, measure)]
                 if rivals and _has(methods, ours, n, measure):
                     best = max(rivals, key=lambda name: claim.sign * methods[name, n].mean(measure))
@@ -95,15 +95,31 @@ def verdict(claim: Claim, better: Stat, worse: Stat) -> str:
 
 
 def table(methods: Methods) -> str:
-    """Those claims of which both methods were run."""
+    """Those of the paper's claims of which both methods were run."""
     cells = []
     with_ddim = (replace(claim, better=claim.better + DDIM, worse=claim.worse + DDIM) for claim in PAPER)
-    for claim in (*PAPER, *with_ddim, *against_rivals(methods)):
+    for claim in (*PAPER, *with_ddim):
         if all(_has(methods, name, claim.steps, claim.measure) for name in (claim.better, claim.worse)):
-            better, worse = (methods[name, claim.steps].values[claim.measure] for name in (claim.better, claim.worse))
+            better, worse = _both(claim, methods)
             numbers = [f"{claim.better} {_number(better)}", f"{claim.worse} {_number(worse)}"]
             cells.append([claim.words, str(claim.steps), claim.measure, *numbers, verdict(claim, better, worse)])
     return grid(["claim", "steps", "measure", "", "", ""], cells) if cells else ""
+
+
+def rivals_table(methods: Methods) -> str:
+    """A line for each of ours at each number of steps: by each measure, which rival is the strongest, and who leads."""
+    lines: dict[tuple[str, int], dict[str, str]] = {}
+    for claim in against_rivals(methods):
+        better, worse = _both(claim, methods)
+        said = f"{_number(better)}; {claim.worse} {_number(worse)}: {verdict(claim, better, worse)}"
+        lines.setdefault((claim.better, claim.steps), {})[claim.measure] = said
+    cells = [[name, str(n), *(said.get(measure, "–") for measure in MEASURES)] for (name, n), said in lines.items()]
+    return grid(["", "steps", *MEASURES], cells) if cells else ""
+
+
+def _both(claim: Claim, methods: Methods) -> tuple[Stat, Stat]:
+    better, worse = (methods[name, claim.steps].values[claim.measure] for name in (claim.better, claim.worse))
+    return better, worse
 
 
 def _has(methods: Methods, name: str, steps: int, measure: str) -> bool:

@@ -59,18 +59,19 @@ def test_ours_is_seen_where_it_is_behind_too():
     def seen(name, quality, real):
         return Row(name, 1, 1, "ddim", 1.0, {"quality": stat(quality), "fd_real": stat(real)})
 
-    text = claims.table({("emoji", 1): seen("emoji", 9.0, 157.0), ("dmd2", 1): seen("dmd2", 8.0, 133.0)})
-    assert "| emoji is ahead of the strongest rival | 1 | quality | emoji 9 | dmd2 8 | holds (one seed) |" in text
-    assert "| emoji is ahead of the strongest rival | 1 | fd_real | emoji 157 | dmd2 133 | fails |" in text
+    text = claims.rivals_table({("emoji", 1): seen("emoji", 9.0, 157.0), ("dmd2", 1): seen("dmd2", 8.0, 133.0)})
+    assert "| emoji | 1 | – | – | 9; dmd2 8: holds (one seed) | – | 157; dmd2 133: fails | – |" in text
 
 
 def test_only_what_was_run_is_spoken_of():
     text = claims.table(METHODS)
     assert "| TSCD is above TCD | 2 | fd_teacher | tscd 7 | tcd 8 | holds (one seed) |" in text
-    assert "| hyper is ahead of the strongest rival | 2 | alignment | hyper 0.95 | lcm 0.97 | fails |" in text
     assert "feedback" not in text
     assert "quality" not in text
-    assert claims.table({}) == ""
+    text = claims.rivals_table(METHODS)
+    assert "| hyper | 2 | 0.95; lcm 0.97: fails | – | – | 9; tcd 8: fails | – | – |" in text
+    assert "emoji" not in text
+    assert claims.table({}) == claims.rivals_table({}) == ""
 
 
 def test_each_method_is_seen_with_its_own_sampler():
