@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hypersd import sharing
 from hypersd.atomic import write_json
-from hypersd.evaluate.report import Report, Row, short, stats
+from hypersd.evaluate.report import Report, Row, plain, stats
 
 NAME = "base.json"
 ALIKE = ("split", "pictures", "seeds", "guidance")
@@ -29,14 +29,14 @@ def keep(folder: Path, report: Report, anew: bool = False) -> None:
     Raises ValueError where those that are there were measured otherwise.
     """
     file, measured = folder / NAME, {key: report.about[key] for key in ALIKE}
-    rows = [short(asdict(row)) for row in report.rows if row.role != "distilled"]
+    rows = [plain(row) for row in report.rows if row.role != "distilled"]
     with sharing.claimed(file, wait=True):
         before = {} if anew else _kept(folder)
         about = before.get("about", measured)
         if about != {key: measured[key] for key in about}:
             raise ValueError(f"{file} was measured otherwise, {about}: delete it, or give --out of its own")
         found = {_place(row): row for row in [*before.get("rows", []), *rows]}
-        selection = {**before.get("selection", {}), **short(report.selection)}
+        selection = {**before.get("selection", {}), **plain(report.selection)}
         ordered = [found[place] for place in sorted(found)]
         write_json(file, {"about": measured, "rows": ordered, "selection": selection}, indent=None)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hypersd.distill.train import train
 from hypersd.distill.watch import Watcher
 from hypersd.evaluate import beside, evaluation, rows
 from hypersd.evaluate.budget import Counter, Ledger, at_budget, cost, link
-from hypersd.evaluate.report import short
+from hypersd.evaluate.report import plain
 from hypersd.export import merged
 from hypersd.recipe import Recipe, parse
 
@@ -87,10 +87,10 @@ def bench(
     spent = {"forward_equivalents": ledger.passes(recipe, costs), "train_minutes": ledger.minutes}
     for report in reports:
         beside.keep(run.out, report)
-    drawn = [asdict(row) for report in reports for row in report.rows if row.role == "distilled"]
+    drawn = [row for report in reports for row in report.rows if row.role == "distilled"]
     about = {**spent, **reports[0].about}
     written = {**asked, "iterations": [stage.iterations for stage in recipe.stages], "rows": drawn, "about": about}
-    write_json(run.file, short(written), indent=None)
+    write_json(run.file, plain(written), indent=None)
     return True
 
 

@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,7 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Keys in the order of the tables, which `read` keeps."""
-        write_bytes(path, (json.dumps(short(asdict(self)), separators=(",", ":")) + "\n").encode())
+        write_bytes(path, (json.dumps(plain(self), separators=(",", ":")) + "\n").encode())
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,17 @@ BRIEF = {"alignment": "align", "recall_at_1": "R@1 %", "fd_teacher": "FD", "fd_r
 """Of these the terminal shows, under shorter titles."""
 
 
-def short(value: Any) -> Any:
-    """Numbers to six digits, which is more than any of them means."""
+def plain(value: Any) -> Any:
+    """What a file holds of it: a Stat is its list, and numbers have six digits, more than any of them means."""
+    if isinstance(value, Stat):
+        return plain(value.values)
+    if is_dataclass(value):
+        return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
-        return {key: short(each) for key, each in value.items()}
-    return [short(each) for each in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def read(path: Path) -> Report:
@@ -149,7 +153,8 @@ def read(path: Path) -> Report:
 
 
 def stats(values: dict[str, Any]) -> dict[str, Stat]:
-    return {name: Stat(tuple(found["values"])) for name, found in values.items()}
+    """Of a file's lists; files of an older program say {"values": [..]} for [..]."""
+    return {name: Stat(tuple(found["values"] if isinstance(found, dict) else found)) for name, found in values.items()}
 
 
 def cell(row: Row, column: Column) -> str:

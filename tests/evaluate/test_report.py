@@ -51,6 +51,16 @@ def test_a_report_comes_back_from_json_as_it_was_to_six_digits(found, tmp_path):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
+def test_a_number_is_a_list_in_the_file_and_an_older_file_is_read_as_well(found, tmp_path):
+    found.write(tmp_path / "new.json")
+    held = json.loads((tmp_path / "new.json").read_text())
+    values = held["rows"][0]["values"]
+    assert values["alignment"] == [1.0, 0.99, 1.01]
+    held["rows"][0]["values"] = {name: {"values": each} for name, each in values.items()}
+    (tmp_path / "old.json").write_text(json.dumps(held))
+    assert report.read(tmp_path / "old.json").rows == report.read(tmp_path / "new.json").rows
+
+
 def test_cells_have_mean_and_spread(found):
     titles, cells = report.lines(found)
     at = titles.index("alignment")
