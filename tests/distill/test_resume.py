@@ -14,8 +14,30 @@ from safetensors.torch import save_file
 from hypersd import recipe, sharing
 from hypersd.distill import checkpoint
 from hypersd.distill.train import train
+from tests.distill.bold import LIGHT, TWIN
 from tests.distill.killer import RECIPE
 from tests.distill.runs import Cut, contents, losses, whole_and_cut
+from tests.pictures import write_latents
+
+PICTURES = {
+    "likeness": ({"kind": "paths", "pool": 8}, {"rollout": {}, "likeness": {"name": TWIN}}),
+    "perceptual": ({"kind": "latents", "path": "latents.safetensors"}, {"perceptual": {"name": LIGHT}}),
+}
+"""Losses that look at pictures without an opponent: what they are trained on, and they."""
+
+
+@pytest.mark.parametrize(("data", "asked"), PICTURES.values(), ids=PICTURES)
+def test_a_run_that_looks_at_pictures_goes_on_as_if_it_had_not_stopped(tmp_path, monkeypatch, data, asked):
+    """Bit for bit; human feedback's is in `test_feedback.py`, opponents' in `test_opponents.py`."""
+    monkeypatch.chdir(tmp_path)
+    write_latents(tmp_path / "latents.safetensors")
+    draw = {"end": "visited", "visited_share": 1.0, "points": 8, "samplers": ["ddim"], "steps": [1, 2]}
+    stages = [{"segments": 1, "iterations": 8}]
+    values = {"data": data, "losses": asked, "draw": draw, "stages": stages, "batch": 4, "checkpoint_every": 3}
+    made = recipe.parse({"name": "seen", "base": "toy", "lora": {"rank": 1, "dtype": "fp32"}, **values})
+    whole, cut = whole_and_cut(made, tmp_path, updates=5)
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(tensor, cut[name]) for name, tensor in whole.items())
 
 
 @pytest.fixture
