@@ -1,7 +1,5 @@
-"""What training costs, in UNet forward-equivalents: what an update is expected to, and what each one did.
-
-A sample's pass counts 1, and 3 where a gradient is taken through it, whoever makes it, student, target, teacher, fake
-score, or discriminator (whose passes stop at the middle and count as whole ones).
+"""What training costs, in UNet forward-equivalents (`passes.py`): what an update is expected to, and what each one did,
+and a recipe with as many updates as a budget pays for.
 """
 
 from __future__ import annotations
@@ -12,15 +10,11 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-
-import torch
-from torch import nn
 
 from hypersd import atomic
 from hypersd.diffusion.samplers import ONE_STEP
@@ -28,33 +22,11 @@ from hypersd.distill import resolve
 from hypersd.distill.step import ROUTES
 from hypersd.distill.train import train
 from hypersd.distill.watch import Silent, Watcher
-from hypersd.lora.roles import Roles
+from hypersd.evaluate.passes import Counter
 from hypersd.recipe import Recipe, Stage, parse
 
-BACKWARD = 2
-"""Passes that a gradient costs beside the one forward."""
 LEDGER = "passes.jsonl"
 POOLS = ("pool-*.safetensors", "paths-*.safetensors")
-
-
-@dataclass
-class Counter:
-    """Samples that went through the network that roles play on, more for a pass that a gradient is taken through."""
-
-    evaluations: int = 0
-
-    @contextmanager
-    def counting(self) -> Iterator[Counter]:
-        def seen(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if roles := Roles.of.get(module):
-                learns = torch.is_grad_enabled() and bool(roles.playing or inputs[0].requires_grad)
-                self.evaluations += len(inputs[0]) * (1 + BACKWARD * learns)
-
-        hook = nn.modules.module.register_module_forward_pre_hook(seen)
-        try:
-            yield self
-        finally:
-            hook.remove()
 
 
 @dataclass(frozen=True)
@@ -79,7 +51,7 @@ class Ledger:
     file: Path | None = None
     made: dict[tuple[int, int], Update] = field(default_factory=dict)
     _stage: int = 0
-    _before: tuple[int, float] = (0, 0.0)
+    _before: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def of(cls, folder: Path, counter: Counter, watch: Watcher) -> Ledger:
@@ -97,7 +69,7 @@ class Ledger:
 
     def update(self, iteration: int, loss: float, lr: float) -> None:
         passes, seconds = (now - before for now, before in zip(self._now(), self._before, strict=True))
-        made = Update(self._stage, iteration - 1, int(passes), round(seconds, 3))
+        made = Update(self._stage, iteration - 1, round(passes), round(seconds, 3))
         self.made[made.stage, made.iteration] = made
         if self.file:
             atomic.append(self.file, json.dumps(vars(made)))
@@ -107,7 +79,7 @@ class Ledger:
     def note(self, text: str) -> None:
         self.watch.note(text)
 
-    def _now(self) -> tuple[int, float]:
+    def _now(self) -> tuple[float, float]:
         return self.counter.evaluations, time.perf_counter()
 
     def passes(self, recipe: Recipe, prices: Sequence[float]) -> int:

@@ -17,7 +17,8 @@ from hypersd.distill import log, resolve
 from hypersd.distill.train import train
 from hypersd.distill.watch import Watcher
 from hypersd.evaluate import beside, evaluation, rows
-from hypersd.evaluate.budget import Counter, Ledger, at_budget, cost, link
+from hypersd.evaluate.budget import Ledger, at_budget, cost, link
+from hypersd.evaluate.passes import Counter
 from hypersd.evaluate.report import plain
 from hypersd.export import merged
 from hypersd.recipe import Recipe, parse

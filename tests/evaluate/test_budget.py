@@ -8,7 +8,8 @@ from hypersd import recipe
 from hypersd.distill.train import train
 from hypersd.distill.watch import Silent
 from hypersd.evaluate import budget
-from hypersd.evaluate.budget import Counter, Ledger, at_budget, cost
+from hypersd.evaluate.budget import Ledger, at_budget, cost
+from hypersd.evaluate.passes import Counter
 from tests.evaluate.test_methods import TOY
 
 OPPONENTS = {
