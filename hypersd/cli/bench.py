@@ -42,7 +42,7 @@ def methods(
     names: Names = RIVALS,
     seeds: Seeds = "0",
     budget: Annotated[
-        int, typer.Option(min=1, help="UNet forward-equivalents a run; a pass with a gradient is 3, a judge what it multiplies.")
+        int, typer.Option(min=1, help="UNet forward-equivalents a run: samples times passes, 3 with a gradient.")
     ] = 300_000,
     steps: Steps = "1,2,4,8",
     pictures: Pictures = 500,
