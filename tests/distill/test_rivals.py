@@ -183,15 +183,15 @@ RUNS = {
     "drawings-likeness": (
         *(1, TEACHER, 0.02),
         [
-            *(*PATHS, *FAST, "batch=8", "stages.0.override={}", *iterations(25, 100)),
-            f"stages.1.override.losses.likeness.name={TWIN}",
+            *(*PATHS, *FAST, "batch=8", "stages.0.override={}", *iterations(25, 50, 50)),
+            f"stages.2.override.losses.likeness.name={TWIN}",
         ],
     ),
     "drawings-details": (
         *(1, pleased(target=0.3, weight=4.0), 0.02),
         [
-            *(*PATHS, *FAST, "stages.0.override={}", *iterations(1, 150)),
-            override(1, f"rollout: {{}}, likeness: {{name: {TWIN}, weight: [0.25, 0.0]}}, {LIKED}", "draw.steps: [1]"),
+            *(*PATHS, *FAST, "stages.0.override={}", *iterations(1, 1, 150)),
+            override(2, f"rollout: {{}}, {LIKED}", "draw.steps: [1]"),
         ],
     ),
     "drawings-coded": (
@@ -287,7 +287,7 @@ ALIKE = {
     "tcd-score": ("tcd", 4, 1),
     "hyper-feedback": ("hyper", 4, 4),
     "drawings-score": ("drawings", 2, 2),
-    "drawings-details": ("drawings", 1, 1),
+    "drawings-details": ("drawings", 2, 2),
     "emoji-score": ("drawings", 0, 2),
 }
 """Recipes whose first stages are another's: those are trained once, and only what is then left of it is run here."""
