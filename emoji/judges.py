@@ -38,7 +38,7 @@ from emoji.training import Run, device
 from hypersd import tensors
 from hypersd.judges.emoji import PIXELS, Judge, load_judge
 
-FOLDER = BUNDLED / "judges"
+FOLDER, WORDS = BUNDLED / "judges", BUNDLED / "emoji-sd" / "tokenizer"
 GROUP = 4
 SEEDS = {"a": 11, "b": 29}
 REDRAWN_NOISE = 0.5  # at most, of the latents' deviation
@@ -248,9 +248,10 @@ def cached_pictures(config: Config, records: list[Record]) -> np.ndarray:
 
 
 def share_tokenizer(config: Config) -> None:
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    """The base's own is the judges' too."""
+    WORDS.mkdir(parents=True, exist_ok=True)
     for file in ("vocab.json", "merges.txt"):
-        (FOLDER / file).write_bytes((tokenizer.train(config) / file).read_bytes())
+        (WORDS / file).write_bytes((tokenizer.train(config) / file).read_bytes())
 
 
 def export(config: Config, name: str) -> Path:

@@ -47,8 +47,8 @@ def judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of judge B to damage, which verbs find."""
     folder = tmp_path / "judges"
     folder.mkdir()
-    for name in ("b.safetensors", "vocab.json", "merges.txt"):
-        shutil.copy(emoji.FOLDER / name, folder)
+    for file in (emoji.FOLDER / "b.safetensors", emoji.WORDS / "vocab.json", emoji.WORDS / "merges.txt"):
+        shutil.copy(file, folder)
     monkeypatch.setattr(emoji, "load_judge", partial(emoji.load_judge, folder=folder))
     emoji.tokenizer.cache_clear()
     yield folder
@@ -93,11 +93,11 @@ def test_the_judges_words(judges: Path) -> None:
     cut(judges / "vocab.json")
     with pytest.raises(OSError, match=r"vocab\.json is damaged"):
         emoji.tokenizer(judges)
-    (judges / "vocab.json").write_text((emoji.FOLDER / "vocab.json").read_text())
+    (judges / "vocab.json").write_text((emoji.WORDS / "vocab.json").read_text())
     (judges / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(OSError, match=r"merges\.txt is damaged \(no merges in it\)"):
         emoji.tokenizer(judges)
-    shutil.copy(emoji.FOLDER / "merges.txt", judges)
+    shutil.copy(emoji.WORDS / "merges.txt", judges)
     prompt = "a woman firefighter, 3D style"
     assert torch.equal(emoji.tokenize([prompt], judges), emoji.tokenize([prompt]))
 

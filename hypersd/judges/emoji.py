@@ -23,7 +23,8 @@ from hypersd import tensors
 from hypersd.judges import About, Published
 from hypersd.judges.networks import bpe, imagenet
 
-FOLDER = Path(__file__).resolve().parent.parent / "bundled" / "judges"
+BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
+FOLDER, WORDS = BUNDLED / "judges", BUNDLED / "emoji-sd" / "tokenizer"
 PIXELS, WIDTH, LENGTH, GROUPS = 64, 128, 24, 8
 REMEDY = "the judges come with the package: install it again, or train them with emoji/"
 PICTURES = "the miniature's pictures (hypersd/bundled/README.md)"
@@ -37,12 +38,12 @@ JUDGES |= {name + QUALITY: about for name, about in JUDGES.items()}
 
 
 @functools.cache
-def tokenizer(folder: Path = FOLDER) -> Any:
-    """The miniature's own BPE."""
+def tokenizer(folder: Path = WORDS) -> Any:
+    """The miniature's own BPE, which its base reads prompts by as well."""
     return bpe.load(folder / "vocab.json", folder / "merges.txt", REMEDY)
 
 
-def tokenize(prompts: list[str], folder: Path = FOLDER) -> Int[Tensor, "b l"]:
+def tokenize(prompts: list[str], folder: Path = WORDS) -> Int[Tensor, "b l"]:
     return bpe.encode(tokenizer(folder), prompts, LENGTH)
 
 
