@@ -32,11 +32,11 @@ class Counter:
     """What passed through networks since it began to count."""
 
     evaluations: float = 0.0
-    _unit: float = 0.0
-    """Of one sample's pass of the network that roles play on; 0 before its first, and on the toy, which has none."""
-    _prices: dict[Call, float] = field(default_factory=dict, repr=False)
+    _unit: float | None = None
+    """Of one sample's pass of the network that roles play on; None before its first, 0 on the toy, which has none."""
+    _prices: dict[Call, int] = field(default_factory=dict, repr=False)
     _inside: object = field(default=None, repr=False)
-    """The outermost other network that runs: what it calls is part of it."""
+    """The outermost network that runs: what it calls is part of it."""
 
     @contextmanager
     def counting(self) -> Iterator[Counter]:
@@ -54,7 +54,8 @@ class Counter:
         if roles := Roles.of.get(module):
             learns = torch.is_grad_enabled() and bool(roles.playing or inputs[0].requires_grad)
             self.evaluations += len(inputs[0]) * (1 + BACKWARD * learns)
-            self._unit = self._unit or self._of_backbone(module, roles, inputs)
+            if self._unit is None:
+                self._unit = self._of_backbone(module, roles, inputs)
         elif self._unit and inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim == 4:
             self.evaluations += self._of_other(module, inputs) / self._unit
         self._inside = module
@@ -63,12 +64,12 @@ class Counter:
         if module is self._inside:
             self._inside = None
 
-    def _of_backbone(self, module: nn.Module, roles: Roles, inputs: tuple[Any, ...]) -> float:
+    def _of_backbone(self, module: nn.Module, roles: Roles, inputs: tuple[Any, ...]) -> int:
         one = tuple(each[:1] if isinstance(each, Tensor) and each.ndim else each for each in inputs)
         with roles.play(), self._aside():
-            return float(flops(module, one, learns=False))
+            return flops(module, one, learns=False)
 
-    def _of_other(self, module: nn.Module, inputs: tuple[Any, ...]) -> float:
+    def _of_other(self, module: nn.Module, inputs: tuple[Any, ...]) -> int:
         learns = torch.is_grad_enabled() and inputs[0].requires_grad
         call = module, inputs[0].shape, learns
         if call not in self._prices:

@@ -119,6 +119,24 @@ def test_words_alone_and_what_ran_before_the_backbone_are_not_counted(backbone):
     assert counter.evaluations == SAMPLES
 
 
+def test_a_network_is_measured_once_even_one_that_multiplies_nothing():
+    class Toy(nn.Module):
+        ran = 0
+
+        def forward(self, x, t):
+            self.ran += 1
+            return x
+
+    toy = Toy()
+    toy.roles = Roles(toy)
+    with Counter().counting() as counter:
+        for _ in range(3):
+            toy(picture(), torch.ones(SAMPLES))
+            frozen(Pair())(picture(), picture())
+    assert toy.ran == 3 + 1
+    assert counter.evaluations == 3 * SAMPLES
+
+
 def test_a_network_that_breaks_off_leaves_the_count_whole(backbone):
     class Broken(nn.Module):
         def forward(self, images):
