@@ -36,9 +36,9 @@ from emoji.sources import STYLES
 from emoji.split import composable
 from emoji.training import Run, device
 from hypersd import tensors
-from hypersd.judges.emoji import PIXELS, Judge, load_judge
+from hypersd.judges.emoji import PIXELS, WORDS, Judge, load_judge
 
-FOLDER, WORDS = BUNDLED / "judges", BUNDLED / "emoji-sd" / "tokenizer"
+FOLDER = BUNDLED / "judges"
 GROUP = 4
 SEEDS = {"a": 11, "b": 29}
 REDRAWN_NOISE = 0.5  # at most, of the latents' deviation
@@ -218,7 +218,7 @@ def train(config: Config, name: str) -> Path:
     settings, folder = (config.judge_a if name == "a" else config.judge_b), config.work / f"judge-{name}-{config.name}"
     if (folder / "done").exists():
         return folder
-    share_tokenizer(config)
+    check_words(tokenizer.train(config))
     out = build(config)
     records = [r for r in read_records(out, config.judge_styles) if r["part"] == "train"]
     rgba = cached_pictures(config, records)
@@ -247,11 +247,11 @@ def cached_pictures(config: Config, records: list[Record]) -> np.ndarray:
     return np.load(cache)
 
 
-def share_tokenizer(config: Config) -> None:
-    """The base's own is the judges' too."""
-    WORDS.mkdir(parents=True, exist_ok=True)
+def check_words(trained: Path, exported: Path = WORDS) -> None:
+    """Judges read the exported base's own words. Raises ValueError where those are not this training's."""
     for file in ("vocab.json", "merges.txt"):
-        (WORDS / file).write_bytes((tokenizer.train(config) / file).read_bytes())
+        if not (exported / file).is_file() or (exported / file).read_bytes() != (trained / file).read_bytes():
+            raise ValueError(f"{exported / file} is not {trained}'s: export the base first, python -m emoji.export")
 
 
 def export(config: Config, name: str) -> Path:

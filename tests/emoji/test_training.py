@@ -114,6 +114,19 @@ def test_the_tokenizer_is_clips_but_small(tmp_path):
     assert words.decode(words(texts[1]).input_ids, skip_special_tokens=True).startswith("the flag of côte")
 
 
+def test_a_judge_is_trained_on_the_exported_bases_own_words_or_not_at_all(tmp_path):
+    trained, exported = tmp_path / "trained", tmp_path / "exported"
+    for folder in (trained, exported):
+        tokenizer.write_tokenizer(folder, tokenizer.learn_merges(["a red cat", "a red fox"], 700), size=600, length=24)
+    judges.check_words(trained, exported)
+    (exported / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(ValueError, match="export the base first"):
+        judges.check_words(trained, exported)
+    (exported / "merges.txt").unlink()
+    with pytest.raises(ValueError, match="export the base first"):
+        judges.check_words(trained, exported)
+
+
 def test_a_caption_is_true_of_what_it_does_not_contradict():
     keys = ("concept", "gender", "tone", "style")
     rows = [("cook", "man", "dark", "flat"), ("cook", "woman", "dark", "flat"), ("judge", "man", "dark", "flat")]
