@@ -1,16 +1,19 @@
-"""What the judges' quality answers to: the same pictures, blurred and sharpened by little.
+"""What the judges' quality answers to: the same pictures, blurred and sharpened by little; and how sharp they are.
 
-    python -m benchmarks.quality [--pictures 192] [--out benchmarks/results/quality.json]
+    python -m benchmarks.quality [LORA ...] [--steps 1,4] [--pictures 192] [--out benchmarks/results/quality.json]
 
-Judge B, whose quality the report quotes, has learnt colours that bleed, squares that are exchanged, ghosts and too few
-colours; judge A blur, noise, bends and lost detail (`emoji/degrade.py`). Neither was told what is best.
+The bundled LoRA is drawn, or those that are named. Judge B, whose quality the report quotes, has learnt colours that
+bleed, squares that are exchanged, ghosts and too few colours; judge A blur, noise, bends and lost detail
+(`emoji/degrade.py`). Neither was told what is best. Edges are the mean square of the grey pictures' Laplacian, over
+that of the teacher's.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +21,7 @@ from torch.nn import functional as F
 
 from hypersd import bases, bundled
 from hypersd.atomic import write_json
+from hypersd.cli.options import numbers
 from hypersd.draw.pipeline import Drawer, settings_for
 from hypersd.evaluate import captions, protocol
 from hypersd.judges import emoji as judges
@@ -50,30 +54,45 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def drawn(pictures: int) -> dict[str, Tensor]:
-    """Pictures in [0, 1] of captions of the half `develop`: the teacher's, and the bundled LoRA's."""
+LAPLACIAN = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
+
+
+def edges(images: Tensor) -> float:
+    """How much detail stands out: the mean square of the grey pictures' Laplacian."""
+    return float(F.conv2d(images.mean(1, keepdim=True), LAPLACIAN).square().mean())
+
+
+def drawn(loras: Sequence[Path], steps: Sequence[int], pictures: int) -> dict[str, Tensor]:
+    """Pictures in [0, 1] of captions of the half `develop`: the teacher's first, then each LoRA's."""
     prompts = [caption.text for caption in captions.load("develop")][:pictures]
     base, seeds = bases.load("emoji"), range(len(prompts))
     ways = {"teacher, 25 steps": (Drawer(base), protocol.teacher(5.0).settings)}
-    tuned = Drawer(bases.load("emoji"), bundled.LORA)
-    for steps in (1, 4):
-        ways[f"LoRA, {steps} step{'s' * (steps > 1)}"] = tuned, settings_for(tuned.made, steps)
+    for lora in loras:
+        tuned = Drawer(bases.load("emoji"), lora)
+        name = "LoRA" if lora == bundled.LORA else lora.parent.name
+        for n in steps:
+            ways[f"{name}, {n} step{'s' * (n > 1)}"] = tuned, settings_for(tuned.made, n)
     return {name: drawer.draw(prompts, seeds, how) for name, (drawer, how) in ways.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("loras", nargs="*", type=Path, default=[bundled.LORA])
+    parser.add_argument("--steps", default="1,4")
     parser.add_argument("--pictures", type=int, default=192)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "quality.json")
     asked = parser.parse_args()
     a, b = judges.load_judge("a"), judges.load_judge("b")
-    rows = []
+    rows: list[dict[str, Any]] = []
+    found = drawn(asked.loras, numbers(asked.steps, "--steps"), asked.pictures)
+    usual = edges(found["teacher, 25 steps"])
     with torch.no_grad():
-        for name, images in drawn(asked.pictures).items():
+        for name, images in found.items():
             for change, apply in CHANGES.items():
                 changed = apply(images)
-                scores = {f"judge {x}": round(float(j.quality(changed).mean()), 2) for x, j in (("A", a), ("B", b))}
-                rows.append({"pictures": name, "change": change, **scores})
+                seen = {f"judge {x}": float(j.quality(changed).mean()) for x, j in (("A", a), ("B", b))}
+                seen["edges"] = edges(changed) / usual
+                rows.append({"pictures": name, "change": change, **{key: round(v, 2) for key, v in seen.items()}})
                 print(rows[-1], flush=True)
     write_json(asked.out, {"each": asked.pictures, "rows": rows, "torch": torch.__version__}, indent=None)
 

@@ -47,6 +47,9 @@ def methods(
     steps: Steps = "1,2,4,8",
     pictures: Pictures = 500,
     sets: Sets = 1,
+    guidance: Annotated[
+        float | None, typer.Option(help="Of the teacher that all are measured against. (default: each recipe's)")
+    ] = None,
     optional: Optional = False,
     changes: Changes = None,
     recipes: Recipes = Path("recipes"),
@@ -62,10 +65,13 @@ def methods(
     from hypersd.cli.evaluate import Bar
     from hypersd.distill import resolve
     from hypersd.distill.watch import Bars
-    from hypersd.draw.pipeline import check_steps
+    from hypersd.draw.pipeline import Settings, check_steps
     from hypersd.evaluate.methods import Run
     from hypersd.evaluate.methods import bench as compare
 
+    evaluate = _measured(pictures, sets, optional)
+    if guidance is not None:
+        evaluate["guidance"] = Settings(guidance_scale=guidance).checked().guidance_scale
     to_make = [Run(recipe, out, runs) for recipe in asked]
     for run in to_make:
         for count in counts:
@@ -73,7 +79,6 @@ def methods(
         if not run.file.is_file():
             with warnings.catch_warnings(action="ignore"):  # its training says what is to be said
                 resolve.check(run.recipe)
-    evaluate = _measured(pictures, sets, optional)
     for run in to_make:
         with Bars(Console(stderr=True)) as bars, Bar() as bar:
             made = compare(run, budget, counts, bars, bar.update, **evaluate)

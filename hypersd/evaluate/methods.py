@@ -106,15 +106,19 @@ def _check_same(file: Path, asked: dict[str, Any]) -> None:
         )
 
 
+MEASURED_BY = {"pictures": "{} pictures", "seeds": "{} seeds", "guidance": "guidance {:g}"}
+"""What decides a row's numbers beside the run, and how it is said."""
+
+
 def _check_measured(file: Path, steps: Sequence[int], asked: dict[str, Any]) -> None:
-    """Whether a result was measured in all these numbers of steps, by as many pictures. Raises ValueError if not."""
+    """Whether a result was measured in all these numbers of steps, and alike. Raises ValueError if not."""
     found = json.loads(file.read_text())
     there = {row["steps"] for row in found["rows"]}
     wrong = [f"{n} step{'s' * (n > 1)}" for n in steps if n not in there]
     wrong += [
-        f"{asked[key]} {key}"
-        for key in ("pictures", "seeds")
-        if asked.get(key, found["about"][key]) != found["about"][key]
+        said.format(asked[key])
+        for key, said in MEASURED_BY.items()
+        if asked.get(key) is not None and asked[key] != found["about"][key]
     ]
     if wrong:
         raise ValueError(

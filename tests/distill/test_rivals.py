@@ -176,6 +176,13 @@ RUNS = {
             override(2, f"score: {{trajectory: true, {FAKE}}}, rollout: {HELD}", "draw.steps: [1]"),
         ],
     ),
+    "drawings-sharp": (
+        *(1, DATA, 0.08),
+        [
+            *(*PATHS, *FAST, "stages.0.override={}", *iterations(25, 25, 100)),
+            override(2, f"score: {{{FAKE}}}, rollout: {HELD}", "draw.steps: [1]"),
+        ],
+    ),
     "drawings-mild": (
         *(1, TEACHER, 0.02),
         [*PATHS, *FAST, "data.one_step_guidance=1", "batch=8", "stages.0.override={}", *iterations(25, 100)],

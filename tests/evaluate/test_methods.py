@@ -70,6 +70,29 @@ def test_a_run_is_made_once_and_says_what_it_was(tmp_path, measured):
     assert len(measured) == 1
 
 
+def test_all_can_be_measured_against_one_teacher(tmp_path, monkeypatch, measured):
+    """Whatever guidance a recipe's own paths have."""
+    run, of_tests, given = Run(recipe.parse(TOY), tmp_path / "out", tmp_path / "runs"), evaluation.run, []
+
+    def noting(*where, **settings):
+        given.append(settings.get("guidance"))
+        return of_tests(*where, **settings)
+
+    monkeypatch.setattr(evaluation, "run", noting)
+    where = [f"--{name}={tmp_path / name}" for name in ("recipes", "runs", "out")]
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "toy.yaml").write_text(yaml.safe_dump(TOY))
+    command = ["bench", "methods", "--methods", "toy", "--budget", "800", "--steps", "1,8", *where, "--guidance"]
+    refused = CliRunner().invoke(app, [*command, "-1"])
+    assert refused.exit_code
+    assert not run.folder.exists()
+    for _ in range(2):
+        assert CliRunner().invoke(app, [*command, "5"]).exit_code == 0
+    assert given == [5.0]
+    with pytest.raises(ValueError, match=r"toy-0\.json was not measured in guidance 3: delete it"):
+        bench(run, 800, (1, 8), Silent(), print, guidance=3.0)
+
+
 def test_a_recipe_in_a_folder_below_is_named_with_it(tmp_path, measured):
     (tmp_path / "recipes" / "ablations").mkdir(parents=True)
     (tmp_path / "recipes" / "ablations" / "toy.yaml").write_text(yaml.safe_dump({**TOY, "name": "toy-coded"}))
