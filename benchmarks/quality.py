@@ -69,9 +69,8 @@ def drawn(loras: Sequence[Path], steps: Sequence[int], pictures: int) -> dict[st
     ways = {"teacher, 25 steps": (Drawer(base), protocol.teacher(5.0).settings)}
     for lora in loras:
         tuned = Drawer(bases.load("emoji"), lora)
-        name = "LoRA" if lora == bundled.LORA else lora.parent.name
         for n in steps:
-            ways[f"{name}, {n} step{'s' * (n > 1)}"] = tuned, settings_for(tuned.made, n)
+            ways[f"{lora.parent.name}, {n} step{'s' * (n > 1)}"] = tuned, settings_for(tuned.made, n)
     return {name: drawer.draw(prompts, seeds, how) for name, (drawer, how) in ways.items()}
 
 

@@ -22,7 +22,7 @@ DDIM = " (ddim)"
 LOWER = ("fd_teacher", "fd_real", "path")
 """Measures of which less is better; of the others more is."""
 RIVALS = ("lcm", "tcd", "pcm", "lightning", "dmd2")
-OURS = ("hyper", "hyper-feedback", "emoji", "drawings", "drawings-likeness")
+OURS = ("hyper", "hyper-feedback", "emoji", "drawings", "drawings-likeness", "drawings-sharp")
 FED = ("tscd", "hyper")
 """Methods that were run with human feedback too."""
 STEPS = (1, 2, 4, 8)
