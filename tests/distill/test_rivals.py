@@ -241,12 +241,8 @@ RUNS = {
     "feedback": (
         *(1, pleased(target=0.3, weight=4.0), 0.02),
         [
-            *PATHS,
-            "batch=16",
-            "draw.steps=[1]",
-            f"optimiser={TWO}",
+            *(*PATHS, "batch=16", "draw.steps=[1]", f"optimiser={TWO}", *iterations(150)),
             f"losses={{rollout: {{}}, {LIKED}}}",
-            *iterations(150),
         ],
     ),
     "emoji-details": (
@@ -271,12 +267,8 @@ RUNS = {
     "perceptual": (
         *(1, seen(400), 0.1),
         [
-            *(
-                "batch=16",
-                "draw.steps=[1]",
-                "sampler.one_step=400",
-                "data={kind: latents, path: FOLDER/latents.safetensors}",
-            ),
+            *("batch=16", "draw.steps=[1]", "sampler.one_step=400"),
+            "data={kind: latents, path: FOLDER/latents.safetensors}",
             *(f"losses={{perceptual: {{name: {LIGHT}}}}}", "optimiser={lr: 0.05, decay: cosine}", *iterations(100)),
         ],
     ),
