@@ -48,7 +48,8 @@ def methods(
     pictures: Pictures = 500,
     sets: Sets = 1,
     guidance: Annotated[
-        float | None, typer.Option(help="Of the teacher that all are measured against. (default: each recipe's)")
+        float | None,
+        typer.Option(help="The teacher's that rows are measured against. (default: as base.json, else the recipe's)"),
     ] = None,
     optional: Optional = False,
     changes: Changes = None,
@@ -66,12 +67,13 @@ def methods(
     from hypersd.distill import resolve
     from hypersd.distill.watch import Bars
     from hypersd.draw.pipeline import Settings, check_steps
+    from hypersd.evaluate import beside
     from hypersd.evaluate.methods import Run
     from hypersd.evaluate.methods import bench as compare
 
     evaluate = _measured(pictures, sets, optional)
     if guidance is not None:
-        evaluate["guidance"] = Settings(guidance_scale=guidance).checked().guidance_scale
+        guidance = Settings(guidance_scale=guidance).checked().guidance_scale
     to_make = [Run(recipe, out, runs) for recipe in asked]
     for run in to_make:
         for count in counts:
@@ -80,6 +82,7 @@ def methods(
             with warnings.catch_warnings(action="ignore"):  # its training says what is to be said
                 resolve.check(run.recipe)
     for run in to_make:
+        evaluate["guidance"] = beside.guidance(out) if guidance is None else guidance
         with Bars(Console(stderr=True)) as bars, Bar() as bar:
             made = compare(run, budget, counts, bars, bar.update, **evaluate)
         typer.echo(f"{run.file}{'' if made else ' was there'}")

@@ -41,6 +41,12 @@ def keep(folder: Path, report: Report, anew: bool = False) -> None:
         write_json(file, {"about": measured, "rows": ordered, "selection": selection}, indent=None)
 
 
+def guidance(folder: Path) -> float | None:
+    """The teacher's, that the rows in a folder were measured against; None where there are none."""
+    found: float | None = _kept(folder).get("about", {}).get("guidance")
+    return found
+
+
 def _kept(folder: Path) -> dict[str, Any]:
     return json.loads((folder / NAME).read_text()) if (folder / NAME).is_file() else {}
 

@@ -88,7 +88,8 @@ def test_all_can_be_measured_against_one_teacher(tmp_path, monkeypatch, measured
     assert not run.folder.exists()
     for _ in range(2):
         assert CliRunner().invoke(app, [*command, "5"]).exit_code == 0
-    assert given == [5.0]
+    assert CliRunner().invoke(app, [*command[:-1], "--seeds", "1"]).exit_code == 0
+    assert given == [5.0, 5.0], "what is there says the teacher of what comes"
     with pytest.raises(ValueError, match=r"toy-0\.json was not measured in guidance 3: delete it"):
         bench(run, 800, (1, 8), Silent(), print, guidance=3.0)
 
