@@ -3,7 +3,7 @@
     python -m benchmarks.contrast LORA ... [--steps 4,8] [--by 0.9,0.95,1,1.05,1.1] [--out FILE]
 
 500 pictures of the half `develop`, as in `hypersd bench methods`: the teacher's, and each LoRA's with DDIM. Saturation
-is over the teacher's. A method that draws at another saturation than the one beside it is compared at the same.
+is over the teacher's: two methods that draw at different ones can be compared where they are alike.
 """
 
 from __future__ import annotations
